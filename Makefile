@@ -1,0 +1,80 @@
+# make serve    set everything up and serve the bundled model on 127.0.0.1:8000
+# make test     set everything up and run the tests (no GPU, no network)
+# make check    lint, types, import direction, file lengths, freshness of the generated docs
+# make help     every target
+
+PYTHON ?= python3
+VENV   ?= .venv
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+MODEL  ?= nano
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev serve test slow check format docs clean
+
+help:
+	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL=)"
+	@echo "make test    set up, then run the tests (about ten minutes on two cores)"
+	@echo "make check   lint, types, import direction, file lengths, generated docs"
+	@echo "make slow    the tests that do not fit into ten minutes"
+	@echo "make format  rewrite the sources as ruff formats them"
+	@echo "make docs    regenerate docs/cli.md"
+	@echo "make clean   remove the virtual environment and the caches"
+
+setup: $(VENV)/.ready
+setup-dev: $(VENV)/.ready-dev
+
+# One environment; the stamps say what it holds. A machine without an NVIDIA driver gets the
+# pinned release, of which a CPU build may be at hand; with a driver the newest build that
+# pyproject.toml allows is taken.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11"; \
+	    echo "hint: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: | $(VENV)/bin/python
+	@if command -v nvidia-smi >/dev/null 2>&1; then \
+	  echo "NVIDIA driver found: installing the default build of torch"; \
+	  $(BIN)/python -m pip install --quiet 'torch>=2.13,<3'; \
+	else \
+	  echo "no NVIDIA driver: installing torch 2.13.0"; \
+	  $(BIN)/python -m pip install --quiet 'torch==2.13.0'; \
+	fi
+	@touch $@
+
+$(VENV)/.ready: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/.ready
+
+serve: setup
+	$(BIN)/dsv4 serve $(MODEL) --host $(HOST) --port $(PORT)
+
+test: setup-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: setup-dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: setup-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-timing
+	$(BIN)/python tools/line_budget.py
+	$(BIN)/python tools/cli_reference.py --check
+
+format: setup-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: setup-dev
+	$(BIN)/python tools/cli_reference.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Messages in, events out: joins the chat encoding with the engine."""

@@ -1,0 +1,534 @@
+"""What a DeepSeek-V4 model is made of, as one frozen dataclass.
+
+Field names are those of the released `config.json`. Two file dialects are read: the released
+one and the one transformers writes (`layer_types`, `rope_parameters`, ...). Both are checked
+key by key: a key nobody knows, a value out of range or two keys that contradict each other
+give a one-line `ConfigError` naming the key, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dsv4.errors import ConfigError
+
+SWA, CSA, HCA = 0, 4, 128
+"""Compression ratios: sliding window only, compressed sparse, heavily compressed attention."""
+
+MAX_CONFIG_BYTES = 1 << 20
+
+LAYER_TYPES = {
+    "sliding_attention": SWA,
+    "compressed_sparse_attention": CSA,
+    "heavily_compressed_attention": HCA,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """YaRN parameters of the layers that compress (report 2.3; mscale is never applied)."""
+
+    factor: float = 16.0
+    original_max_position_embeddings: int = 65536
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A DeepSeek-V4 architecture. All sizes are element counts.
+
+    `compress_ratios` has one entry per layer (0, 4 or 128), then one per MTP block (always 0).
+    `expert_dtype` is the storage format of the routed experts: "fp4" for the instruct
+    checkpoints, "fp8" for -Base, None when the file does not say (then the tensors decide).
+    `scale_dtype` is how block scales are stored: "e8m0", or "f32" in -Base checkpoints, whose
+    config.json says ue8m0 all the same, so a loader sets it from the tensors.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    moe_intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    head_dim: int
+    qk_rope_head_dim: int
+    q_lora_rank: int
+    o_groups: int
+    o_lora_rank: int
+    index_n_heads: int
+    index_head_dim: int
+    index_topk: int
+    n_routed_experts: int
+    num_experts_per_tok: int
+    routed_scaling_factor: float
+    compress_ratios: tuple[int, ...]
+    num_hash_layers: int = 3
+    num_nextn_predict_layers: int = 1
+    sliding_window: int = 128
+    n_shared_experts: int = 1
+    swiglu_limit: float = 10.0
+    hc_mult: int = 4
+    hc_sinkhorn_iters: int = 20
+    hc_eps: float = 1e-6
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    compress_rope_theta: float = 160000.0
+    rope_scaling: YarnScaling = field(default_factory=YarnScaling)
+    max_position_embeddings: int = 1048576
+    initializer_range: float = 0.02
+    bos_token_id: int = 0
+    eos_token_id: int = 1
+    expert_dtype: Literal["fp4", "fp8"] | None = "fp4"
+    scale_dtype: Literal["e8m0", "f32"] = "e8m0"
+    draft_stages: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def layer_ratios(self) -> tuple[int, ...]:
+        """Compression ratio of each layer of the main model (MTP entries left out)."""
+        return self.compress_ratios[: self.num_hidden_layers]
+
+    def is_hash_layer(self, layer: int) -> bool:
+        """Whether `layer` routes by token id (report 2.1) rather than by learned top-k."""
+        return layer < self.num_hash_layers
+
+    def to_released(self) -> dict[str, Any]:
+        """The configuration as the released `config.json` spells it."""
+        values = dataclasses.asdict(self)
+        values["rope_scaling"] = {"type": "yarn", **values["rope_scaling"]}
+        del values["draft_stages"]  # draft stages are not loaded, so they are not written
+        values["compress_ratios"] = list(
+            self.compress_ratios[: self.num_hidden_layers + self.num_nextn_predict_layers]
+        )
+        del values["scale_dtype"]  # the released files leave it to the tensors
+        if self.expert_dtype is None:
+            del values["expert_dtype"]
+        return {
+            "architectures": ["DeepseekV4ForCausalLM"],
+            "model_type": "deepseek_v4",
+            **_FIXED,
+            **values,
+            "torch_dtype": "bfloat16",
+            "quantization_config": {
+                "quant_method": "fp8",
+                "fmt": "e4m3",
+                "activation_scheme": "dynamic",
+                "scale_fmt": "ue8m0",
+                "weight_block_size": [128, 128],
+            },
+        }
+
+    def to_transformers(self) -> dict[str, Any]:
+        """The configuration as transformers' `DeepseekV4Config` spells it (dequantised)."""
+        values = self.to_released()
+        del values["quantization_config"], values["rope_scaling"], values["compress_ratios"]
+        values.pop("expert_dtype", None)
+        names = {ratio: name for name, ratio in LAYER_TYPES.items()}
+        partial = self.qk_rope_head_dim / self.head_dim
+        yarn = dataclasses.asdict(self.rope_scaling)
+        values.pop("num_hash_layers")
+        values.pop("qk_rope_head_dim")
+        return values | {
+            "torch_dtype": "float32",
+            "layer_types": [names[ratio] for ratio in self.layer_ratios],
+            "compress_rates": {name: ratio for name, ratio in LAYER_TYPES.items() if ratio},
+            "mlp_layer_types": [
+                "hash_moe" if self.is_hash_layer(i) else "moe"
+                for i in range(self.num_hidden_layers)
+            ],
+            "partial_rotary_factor": partial,
+            "rope_parameters": {
+                "main": {
+                    "rope_type": "default",
+                    "rope_theta": self.rope_theta,
+                    "partial_rotary_factor": partial,
+                },
+                "compress": {
+                    "rope_type": "yarn",
+                    "rope_theta": self.compress_rope_theta,
+                    "partial_rotary_factor": partial,
+                    "attention_factor": 1.0,
+                    **yarn,
+                },
+            },
+        }
+
+
+# Keys whose value is part of the architecture and has exactly one legal value.
+_FIXED: dict[str, Any] = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "norm_topk_prob": True,
+    "num_key_value_heads": 1,
+    "scoring_func": "sqrtsoftplus",
+    "tie_word_embeddings": False,
+    "topk_method": "noaux_tc",
+}
+_FIXED_EXTRA = {"mlp_bias": False, "rope_interleave": True}
+
+# Keys that say nothing about the architecture, so any value is accepted.
+_IGNORED = frozenset(
+    """architectures model_type torch_dtype dtype use_cache transformers_version pad_token_id
+    output_router_logits router_aux_loss_coef router_jitter_noise _name_or_path auto_map
+    output_attentions output_hidden_states return_dict chunk_size_feed_forward id2label label2id
+    is_encoder_decoder problem_type ep_size pretraining_tp""".split()
+)
+
+_TRANSFORMERS = frozenset(
+    """layer_types mlp_layer_types compress_rates compress_rate_csa compress_rate_hca
+    rope_parameters partial_rotary_factor num_local_experts intermediate_size""".split()
+)
+
+_FIELDS = {f.name: f for f in dataclasses.fields(ModelConfig)}
+
+
+def _fail(key: str, value: object, allowed: str, hint: str | None = None) -> ConfigError:
+    shown = repr(value)
+    if len(shown) > 80:
+        shown = f"{shown[:77]}..."
+    return ConfigError(f"config: {key} = {shown} is not valid; allowed: {allowed}", hint)
+
+
+def _check(config: ModelConfig) -> None:
+    """Raise ConfigError unless every field is in range and the fields fit together."""
+    may_be_zero = {
+        "num_hash_layers",
+        "num_nextn_predict_layers",
+        "bos_token_id",
+        "eos_token_id",
+        "draft_stages",
+    }
+    for name, spec in _FIELDS.items():
+        value = getattr(config, name)
+        if spec.type == "int":
+            low = 0 if name in may_be_zero else 1
+            if type(value) is not int or not low <= value < 1 << 31:
+                raise _fail(name, value, f"an integer from {low} to {(1 << 31) - 1}")
+        elif spec.type == "float":
+            ok = isinstance(value, int | float) and not isinstance(value, bool)
+            if not ok or not math.isfinite(value) or value <= 0:
+                raise _fail(name, value, "a positive finite number")
+    layers, blocks = config.num_hidden_layers, config.num_nextn_predict_layers
+    ratios = config.compress_ratios
+    for ratio in ratios:
+        if ratio not in (SWA, CSA, HCA):
+            raise _fail("compress_ratios", list(ratios), "0, 4 or 128 for each layer")
+    expected = layers + max(blocks, config.draft_stages)
+    if len(ratios) != expected:
+        raise _fail(
+            "compress_ratios",
+            list(ratios),
+            f"{expected} entries (num_hidden_layers {layers} + prediction blocks)",
+        )
+    if any(ratios[layers:]):
+        raise _fail("compress_ratios", list(ratios), "0 for the entries of the MTP blocks")
+    if config.n_shared_experts != 1:
+        raise _fail("n_shared_experts", config.n_shared_experts, "1")
+    if blocks > 1:
+        raise _fail("num_nextn_predict_layers", blocks, "0 or 1")
+    if config.num_hash_layers > layers:
+        raise _fail("num_hash_layers", config.num_hash_layers, f"0 to {layers} (the layers)")
+    if config.num_experts_per_tok > config.n_routed_experts:
+        allowed = f"1 to {config.n_routed_experts} (n_routed_experts)"
+        raise _fail("num_experts_per_tok", config.num_experts_per_tok, allowed)
+    if config.num_attention_heads % config.o_groups:
+        allowed = f"a divisor of num_attention_heads {config.num_attention_heads}"
+        raise _fail("o_groups", config.o_groups, allowed)
+    rope = config.qk_rope_head_dim
+    if rope % 2 or rope > min(config.head_dim, config.index_head_dim):
+        allowed = "an even number, at most head_dim and index_head_dim"
+        raise _fail("qk_rope_head_dim", rope, allowed)
+    if config.index_head_dim & (config.index_head_dim - 1):
+        allowed = "a power of two (it is Hadamard-rotated)"
+        raise _fail("index_head_dim", config.index_head_dim, allowed)
+    for name in ("bos_token_id", "eos_token_id"):
+        if getattr(config, name) >= config.vocab_size:
+            raise _fail(name, getattr(config, name), f"below vocab_size {config.vocab_size}")
+    if config.expert_dtype not in ("fp4", "fp8", None):
+        raise _fail("expert_dtype", config.expert_dtype, "'fp4' or 'fp8'")
+
+
+def from_dict(values: Mapping[str, Any]) -> ModelConfig:
+    """A ModelConfig from a parsed `config.json` of either dialect.
+
+    Raises ConfigError for an unknown key, a value of the wrong kind, a missing key or a
+    contradiction between two keys.
+    """
+    if values.get("model_type", "deepseek_v4") != "deepseek_v4":
+        raise _fail(
+            "model_type",
+            values["model_type"],
+            "'deepseek_v4'",
+            "V4.1 and older DeepSeek models have another architecture",
+        )
+    known = set(_FIELDS) | set(_FIXED) | set(_FIXED_EXTRA) | _IGNORED | _TRANSFORMERS
+    known |= {"quantization_config", "rope_parameters"}
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _IGNORED or key.startswith("dspark_"):
+            continue
+        if key not in known or key in ("draft_stages", "scale_dtype"):
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else None
+            raise _fail(key, value, "a key of the DeepSeek-V4 configuration", hint)
+        fixed = _FIXED | _FIXED_EXTRA
+        if key in fixed:
+            if value is not None and value != fixed[key]:
+                raise _fail(key, value, repr(fixed[key]))
+        elif key in _FIELDS and key not in ("rope_scaling", "compress_ratios"):
+            result[key] = value
+    _merge_transformers(values, result)
+    result["rope_scaling"] = _yarn(values)
+    if "quantization_config" in values:
+        _check_quantization(values["quantization_config"])
+    ratios = _ratios(values, result)
+    result["compress_ratios"] = ratios
+    if any(key.startswith("dspark_") for key in values):
+        result["draft_stages"] = max(len(ratios) - int(result.get("num_hidden_layers", 0)), 0)
+    result.setdefault("expert_dtype", None)
+    for name, spec in _FIELDS.items():
+        required = (
+            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        )
+        if required and name not in result:
+            raise ConfigError(
+                f"config: {name} is missing", "every size of the architecture must be given"
+            )
+        if spec.type == "float" and type(result.get(name)) is int:
+            result[name] = float(result[name])
+    return ModelConfig(**result)
+
+
+def _merge_transformers(values: Mapping[str, Any], result: dict[str, Any]) -> None:
+    """Fold transformers' spelling of heads, experts and routing into `result`."""
+
+    def put(name: str, value: Any, key: str) -> None:
+        if name in result and result[name] != value:
+            raise _fail(key, values[key], f"agreement with {name} = {result[name]!r}")
+        result[name] = value
+
+    for key, name in (
+        ("num_local_experts", "n_routed_experts"),
+        ("intermediate_size", "moe_intermediate_size"),
+    ):
+        if values.get(key) is not None:
+            put(name, values[key], key)
+    factor = values.get("partial_rotary_factor")
+    if factor is not None:
+        if not isinstance(factor, int | float) or not isinstance(result.get("head_dim"), int):
+            raise _fail("partial_rotary_factor", factor, "a fraction of an integer head_dim")
+        put("qk_rope_head_dim", round(factor * result["head_dim"]), "partial_rotary_factor")
+    kinds = values.get("mlp_layer_types")
+    if kinds is not None:
+        hashed = kinds.count("hash_moe") if isinstance(kinds, list) else -1
+        if hashed < 0 or kinds != ["hash_moe"] * hashed + ["moe"] * (len(kinds) - hashed):
+            raise _fail("mlp_layer_types", kinds, "some 'hash_moe', then only 'moe'")
+        put("num_hash_layers", hashed, "mlp_layer_types")
+    for key, want in (("compress_rate_csa", CSA), ("compress_rate_hca", HCA)):
+        if values.get(key, want) != want:
+            raise _fail(key, values[key], str(want))
+    rates = {name: ratio for name, ratio in LAYER_TYPES.items() if ratio}
+    if values.get("compress_rates") not in (None, rates):
+        raise _fail("compress_rates", values["compress_rates"], str(rates))
+
+
+def _ratios(values: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[int, ...]:
+    """`compress_ratios` from either dialect, with the entries of the MTP blocks."""
+    ratios, types = values.get("compress_ratios"), values.get("layer_types")
+    if ratios is not None:
+        whole = isinstance(ratios, list | tuple) and len(ratios) <= 4096
+        if not whole or any(type(ratio) is not int for ratio in ratios):
+            raise _fail("compress_ratios", ratios, "a list of 0, 4 or 128")
+    if types is None:
+        if ratios is None:
+            raise ConfigError("config: compress_ratios is missing", "one entry per layer")
+        return tuple(ratios)
+    if not isinstance(types, list) or any(kind not in LAYER_TYPES for kind in types):
+        raise _fail("layer_types", types, " | ".join(LAYER_TYPES))
+    named = [LAYER_TYPES[kind] for kind in types]
+    if ratios is not None and list(ratios[: len(named)]) != named:
+        raise _fail("layer_types", types, f"agreement with compress_ratios = {list(ratios)}")
+    if ratios is not None:
+        return tuple(ratios)
+    blocks = result.get("num_nextn_predict_layers", 1)
+    return tuple(named + [0] * (blocks if blocks in (0, 1) else 1))
+
+
+def _yarn(values: Mapping[str, Any]) -> YarnScaling:
+    """The YaRN block of `rope_scaling` or of transformers' `rope_parameters`."""
+    scaling = values.get("rope_scaling")
+    if scaling is None and isinstance(values.get("rope_parameters"), Mapping):
+        nested = values["rope_parameters"]
+        scaling = nested.get("compress", nested)
+        main = nested.get("main")
+        theta = values.get("rope_theta")
+        if isinstance(main, Mapping) and theta is not None and main.get("rope_theta") != theta:
+            raise _fail("rope_parameters", dict(main), f"agreement with rope_theta = {theta}")
+    if scaling is None:
+        return YarnScaling()
+    if not isinstance(scaling, Mapping):
+        raise _fail("rope_scaling", scaling, "a YaRN block")
+    names = {f.name for f in dataclasses.fields(YarnScaling)}
+    passive = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "attention_factor"}
+    for key, value in scaling.items():
+        if key in ("type", "rope_type") and value != "yarn":
+            raise _fail(f"rope_scaling.{key}", value, "'yarn'")
+        if key == "attention_factor" and value != 1:
+            raise _fail("rope_scaling.attention_factor", value, "1 (V4 applies no mscale)")
+        if key not in names | passive:
+            raise _fail(f"rope_scaling.{key}", value, ", ".join(sorted(names)))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in names and not (number and math.isfinite(value) and value > 0):
+            raise _fail(f"rope_scaling.{key}", value, "a positive finite number")
+    return YarnScaling(**{key: scaling[key] for key in names if key in scaling})
+
+
+def _check_quantization(block: Any) -> None:
+    """Refuse a `quantization_config` that is not the released FP8 layout."""
+    if not isinstance(block, Mapping):
+        raise _fail("quantization_config", block, "an object")
+    expected: dict[str, tuple[Any, ...]] = {
+        "quant_method": ("fp8",),
+        "fmt": ("e4m3",),
+        "activation_scheme": ("dynamic",),
+        "scale_fmt": ("ue8m0",),
+        "weight_block_size": ([128, 128],),
+        "expert_dtype": ("fp4", "fp8"),
+    }
+    for key, allowed in expected.items():
+        if block.get(key, allowed[0]) not in allowed:
+            shown = " or ".join(map(repr, allowed))
+            raise _fail(f"quantization_config.{key}", block[key], shown)
+
+
+def load(path: str | Path) -> ModelConfig:
+    """Read `config.json` (a file, or the folder that holds it). Raises ConfigError."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.json"
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ConfigError(
+            f"no configuration at {path}", "a model folder holds a config.json"
+        ) from error
+    if size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} has {size} bytes; a configuration has a few thousand")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold a JSON object")
+    return from_dict(values)
+
+
+def _flash() -> ModelConfig:
+    return ModelConfig(
+        vocab_size=129280,
+        hidden_size=4096,
+        moe_intermediate_size=2048,
+        num_hidden_layers=43,
+        num_attention_heads=64,
+        head_dim=512,
+        qk_rope_head_dim=64,
+        q_lora_rank=1024,
+        o_groups=8,
+        o_lora_rank=1024,
+        index_n_heads=64,
+        index_head_dim=128,
+        index_topk=512,
+        n_routed_experts=256,
+        num_experts_per_tok=6,
+        routed_scaling_factor=1.5,
+        compress_ratios=(SWA, SWA, *(CSA if i % 2 == 0 else HCA for i in range(2, 43)), SWA),
+    )
+
+
+def _pro() -> ModelConfig:
+    return replace(
+        _flash(),
+        hidden_size=7168,
+        moe_intermediate_size=3072,
+        num_hidden_layers=61,
+        num_attention_heads=128,
+        q_lora_rank=1536,
+        o_groups=16,
+        index_topk=1024,
+        n_routed_experts=384,
+        routed_scaling_factor=2.5,
+        compress_ratios=(HCA, HCA, *(CSA if i % 2 == 0 else HCA for i in range(2, 61)), SWA),
+    )
+
+
+def _tiny() -> ModelConfig:
+    """Every part of the architecture at the smallest useful size, for tests."""
+    return ModelConfig(
+        vocab_size=512,
+        hidden_size=256,
+        moe_intermediate_size=128,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        head_dim=128,
+        qk_rope_head_dim=64,
+        q_lora_rank=128,
+        o_groups=2,
+        o_lora_rank=128,
+        index_n_heads=16,
+        index_head_dim=128,
+        index_topk=8,
+        n_routed_experts=8,
+        num_experts_per_tok=3,
+        routed_scaling_factor=1.5,
+        compress_ratios=(SWA, SWA, CSA, HCA, CSA, SWA),
+        num_hash_layers=2,
+        sliding_window=32,
+    )
+
+
+def _nano() -> ModelConfig:
+    """The bundled model: every part of V4, small enough to train on two CPU cores."""
+    return ModelConfig(
+        vocab_size=4096,
+        hidden_size=256,
+        moe_intermediate_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        head_dim=128,
+        qk_rope_head_dim=64,
+        q_lora_rank=128,
+        o_groups=2,
+        o_lora_rank=128,
+        index_n_heads=8,
+        index_head_dim=64,
+        index_topk=64,
+        n_routed_experts=16,
+        num_experts_per_tok=2,
+        routed_scaling_factor=1.5,
+        compress_ratios=(SWA, SWA, CSA, HCA, CSA, HCA, SWA),
+        max_position_embeddings=1048576,
+    )
+
+
+def preset(name: str) -> ModelConfig:
+    """The configuration called `name`; raises ConfigError listing the names there are."""
+    base = {"expert_dtype": "fp8", "scale_dtype": "f32"}
+    if name.endswith("-base") and name.removesuffix("-base") in ("flash", "pro"):
+        return replace(preset(name.removesuffix("-base")), **base)
+    makers = {"flash": _flash, "pro": _pro, "nano": _nano, "tiny": _tiny}
+    if name not in makers:
+        raise _fail("preset", name, ", ".join(PRESETS))
+    return makers[name]()
+
+
+PRESETS = ("flash", "flash-base", "pro", "pro-base", "nano", "tiny")

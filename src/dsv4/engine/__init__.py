@@ -1,0 +1,1 @@
+"""Ids in, ids out: sampling and generation over a model and its decoding state."""

@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI-style dialect over the events of `dsv4.chat`."""

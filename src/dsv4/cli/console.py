@@ -1,0 +1,54 @@
+"""Where a command writes: data to standard output, everything for the eye to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def note(message: str) -> None:
+    """One line for the person running the command."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def write_json(value: Any) -> None:
+    """The result of a command run with `--json`."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+@contextmanager
+def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; the value is a function taking the amount done so far.
+
+    Drawn only on a terminal and removed when done, so that logs stay readable.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=total)
+        yield lambda done: bars.update(task, completed=done)
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit, step in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= step:
+            return f"{count / step:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def quantity(count: float) -> str:
+    """A large count for people: 284.33 B, 16.85 M."""
+    for unit, step in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= step:
+            return f"{count / step:.2f} {unit}"
+    return f"{count:.0f}"

@@ -1,0 +1,100 @@
+"""One layer: attention and experts, each inside its own hyper-connection (report 2.2).
+
+Shapes: B batch, T tokens, S residual streams, D hidden channels, M mixing coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dsv4 import ops
+from dsv4.config import ModelConfig
+from dsv4.model.attention import Attention
+from dsv4.model.moe import MoE, Routing
+from dsv4.model.parameters import Norm
+from dsv4.model.state import LayerState
+from dsv4.numerics.policy import Numerics
+
+
+class Block(nn.Module):
+    """A transformer layer over four residual streams."""
+
+    def __init__(self, config: ModelConfig, ratio: int, *, hashed: bool) -> None:
+        super().__init__()
+        S, hidden = config.hc_mult, config.hidden_size
+        M = S * S + 2 * S
+        self.config = config
+        self.attn = Attention(config, ratio)
+        self.ffn = MoE(config, hashed)
+        self.attn_norm = Norm(hidden)
+        self.ffn_norm = Norm(hidden)
+        self.hc_attn_fn = nn.Parameter(torch.empty(M, S * hidden))
+        self.hc_attn_base = nn.Parameter(torch.empty(M))
+        self.hc_attn_scale = nn.Parameter(torch.empty(3))
+        self.hc_ffn_fn = nn.Parameter(torch.empty(M, S * hidden))
+        self.hc_ffn_base = nn.Parameter(torch.empty(M))
+        self.hc_ffn_scale = nn.Parameter(torch.empty(3))
+
+    def forward(
+        self,
+        streams_BTSD: Tensor,
+        ids_BT: Tensor,
+        start: int,
+        state: LayerState | None,
+        numerics: Numerics,
+    ) -> tuple[Tensor, Routing]:
+        """Streams after this layer, and the router's choice."""
+
+        def attention(x_BTD: Tensor) -> Tensor:
+            y_BTD: Tensor = self.attn(x_BTD, start, state, numerics)
+            return y_BTD
+
+        connection = (self.hc_attn_fn, self.hc_attn_base, self.hc_attn_scale)
+        streams_BTSD = self._connect(streams_BTSD, connection, self.attn_norm, attention, numerics)
+
+        routings: list[Routing] = []
+
+        def experts(x_BTD: Tensor) -> Tensor:
+            y_BTD, routing = self.ffn(x_BTD, ids_BT, numerics)
+            routings.append(routing)
+            return y_BTD
+
+        connection = (self.hc_ffn_fn, self.hc_ffn_base, self.hc_ffn_scale)
+        streams_BTSD = self._connect(streams_BTSD, connection, self.ffn_norm, experts, numerics)
+        return streams_BTSD, routings[0]
+
+    def _connect(
+        self,
+        streams_BTSD: Tensor,
+        connection: tuple[Tensor, Tensor, Tensor],
+        norm: Norm,
+        sublayer: Callable[[Tensor], Tensor],
+        numerics: Numerics,
+    ) -> Tensor:
+        """Collapse the streams, run the sublayer, mix its output back in."""
+        config = self.config
+        fn, base, scale = connection
+        logits_BTM = ops.mixing_logits(streams_BTSD, fn, config.rms_norm_eps)
+        pre_BTS, post_BTS, comb_BTSS = ops.coefficients(
+            logits_BTM, scale, base, config.hc_mult, config.hc_sinkhorn_iters, config.hc_eps
+        )
+        x_BTD = ops.collapse(streams_BTSD, pre_BTS, numerics)
+        x_BTD = ops.rms_norm(x_BTD, norm.weight, config.rms_norm_eps, numerics)
+        return ops.expand(sublayer(x_BTD), streams_BTSD, post_BTS, comb_BTSS, numerics)
+
+
+def collapse_head(
+    streams_BTSD: Tensor,
+    fn_SX: Tensor,
+    base_S: Tensor,
+    scale_1: Tensor,
+    config: ModelConfig,
+    numerics: Numerics,
+) -> Tensor:
+    """The final collapse of the streams into `[B, T, D]` (no Sinkhorn, no expansion)."""
+    logits_BTS = ops.mixing_logits(streams_BTSD, fn_SX, config.rms_norm_eps)
+    pre_BTS = torch.sigmoid(logits_BTS * scale_1 + base_S) + config.hc_eps
+    return ops.collapse(streams_BTSD, pre_BTS, numerics)

@@ -1,0 +1,87 @@
+"""Mixture of experts (report 2.1): hash-routed first layers, then learned top-k; one shared.
+
+Shapes: N tokens (batch and time flattened), D hidden channels, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dsv4 import ops
+from dsv4.config import ModelConfig
+from dsv4.model.parameters import Linear
+from dsv4.numerics.policy import Numerics
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one layer's router did: un-biased affinities `[N, E]`, chosen experts `[N, K]`."""
+
+    scores_NE: Tensor
+    experts_NK: Tensor
+
+
+class Expert(nn.Module):
+    """Gate w1, up w3, down w2."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.w1 = Linear(hidden, width)
+        self.w2 = Linear(width, hidden)
+        self.w3 = Linear(hidden, width)
+
+
+class Gate(nn.Module):
+    """Router weights; a hash layer looks experts up by token id, the others add a bias."""
+
+    def __init__(self, config: ModelConfig, hashed: bool) -> None:
+        super().__init__()
+        experts, chosen = config.n_routed_experts, config.num_experts_per_tok
+        self.experts_per_token = chosen
+        self.weight = nn.Parameter(torch.empty(experts, config.hidden_size))
+        self.bias: nn.Parameter | None = None
+        self.tid2eid: Tensor | None
+        if hashed:
+            table = torch.zeros(config.vocab_size, chosen, dtype=torch.int64)
+            self.register_buffer("tid2eid", table)
+        else:
+            self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
+            self.tid2eid = None
+
+    def forward(self, x_ND: Tensor, ids_N: Tensor) -> Routing:
+        scores_NE = ops.affinities(x_ND, self.weight)
+        if self.tid2eid is not None:
+            return Routing(scores_NE, self.tid2eid[ids_N])
+        assert self.bias is not None
+        return Routing(scores_NE, ops.top_experts(scores_NE, self.bias, self.experts_per_token))
+
+
+class MoE(nn.Module):
+    """Routed experts plus one shared expert."""
+
+    def __init__(self, config: ModelConfig, hashed: bool) -> None:
+        super().__init__()
+        hidden, width = config.hidden_size, config.moe_intermediate_size
+        self.scale, self.limit = config.routed_scaling_factor, config.swiglu_limit
+        self.gate = Gate(config, hashed)
+        self.experts = nn.ModuleList(Expert(hidden, width) for _ in range(config.n_routed_experts))
+        self.shared_experts = Expert(hidden, width)
+
+    def forward(self, x_BTD: Tensor, ids_BT: Tensor, numerics: Numerics) -> tuple[Tensor, Routing]:
+        """Output `[B, T, D]` and what the router chose."""
+        x_ND = x_BTD.flatten(0, 1)
+        routing = self.gate(x_ND, ids_BT.flatten())
+        weights_NK = ops.routing_weights(routing.scores_NE, routing.experts_NK, self.scale)
+        matrices = [(e.w1.weight, e.w3.weight, e.w2.weight) for e in self.experts]
+        routed_ND = ops.mixture(
+            x_ND, routing.experts_NK, weights_NK, matrices, self.limit, numerics
+        )
+        shared = self.shared_experts
+        shared_ND = ops.swiglu(
+            x_ND, shared.w1.weight, shared.w3.weight, shared.w2.weight, self.limit, numerics
+        )
+        out_ND = (routed_ND + shared_ND.float()).to(numerics.dtype)
+        return out_ND.view_as(x_BTD), routing

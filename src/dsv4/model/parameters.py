@@ -1,0 +1,41 @@
+"""Leaf modules that only hold a weight: what it is multiplied with is decided by the ops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.numerics.quantized import QuantizedTensor
+
+
+class Linear(nn.Module):
+    """A matrix `weight[outputs, inputs]`: a parameter, or a QuantizedTensor put in its place."""
+
+    weight: nn.Parameter | QuantizedTensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+
+class Norm(nn.Module):
+    """The weight `[size]` of an RMSNorm, used directly (not as 1 + w)."""
+
+    weight: nn.Parameter
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+
+class Embedding(nn.Module):
+    """A token table `weight[vocabulary, channels]`."""
+
+    weight: nn.Parameter
+
+    def __init__(self, vocabulary: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary, channels))
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return nn.functional.embedding(ids, self.weight).to(dtype)

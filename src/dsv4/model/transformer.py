@@ -1,0 +1,135 @@
+"""DeepSeek-V4: embedding, layers, head, and the prediction block.
+
+Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dsv4 import ops
+from dsv4.config import SWA, ModelConfig
+from dsv4.errors import UsageError
+from dsv4.model.block import Block, collapse_head
+from dsv4.model.moe import Routing
+from dsv4.model.mtp import PredictionBlock
+from dsv4.model.parameters import Embedding, Linear, Norm
+from dsv4.model.state import REWIND, State
+from dsv4.numerics.policy import EXACT, Numerics
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One forward pass.
+
+    `logits_BTV`: float32; T is 1 if only the last position was asked for.
+    `streams_BTSD`: residual streams after the last layer, what the prediction block reads.
+    `routing`: the router's choice, one entry per layer.
+    """
+
+    logits_BTV: Tensor
+    streams_BTSD: Tensor
+    routing: tuple[Routing, ...]
+
+
+class Transformer(nn.Module):
+    """A V4 model. Parameter names are the tensor names of the released checkpoint.
+
+    Built with uninitialised weights: a checkpoint or `init_weights` fills them.
+    """
+
+    def __init__(self, config: ModelConfig, numerics: Numerics = EXACT) -> None:
+        super().__init__()
+        S, hidden = config.hc_mult, config.hidden_size
+        self.config, self.numerics = config, numerics
+        self.embed = Embedding(config.vocab_size, hidden)
+        self.layers = nn.ModuleList(
+            Block(config, ratio, hashed=config.is_hash_layer(i))
+            for i, ratio in enumerate(config.layer_ratios)
+        )
+        self.norm = Norm(hidden)
+        self.head = Linear(hidden, config.vocab_size)
+        self.hc_head_fn = nn.Parameter(torch.empty(S, S * hidden))
+        self.hc_head_base = nn.Parameter(torch.empty(S))
+        self.hc_head_scale = nn.Parameter(torch.empty(1))
+        blocks = 0 if config.draft_stages else config.num_nextn_predict_layers
+        self.mtp = nn.ModuleList(PredictionBlock(config) for _ in range(blocks))
+
+    def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
+        """An empty decoding state of the main model; `rewind`: tokens it can go back."""
+        return State.empty(self.config, self.config.layer_ratios, self.numerics, batch, rewind)
+
+    def new_mtp_state(self, batch: int = 1, rewind: int = REWIND) -> State:
+        """An empty decoding state of the prediction block."""
+        return State.empty(self.config, (SWA,), self.numerics, batch, rewind)
+
+    def forward(
+        self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False
+    ) -> Output:
+        """Logits for every position (or the last) of `ids_BT`, which follow `state`.
+
+        Without a state the tokens stand at positions 0, 1, ... and nothing is remembered
+        (this form is differentiable). Raises UsageError for ids outside the vocabulary or a
+        context beyond `max_position_embeddings`.
+        """
+        start = self._check(ids_BT, state)
+        x_BTD = self.embed(ids_BT, self.numerics.dtype)
+        streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
+        routing = []
+        for i, layer in enumerate(self.layers):
+            part = state.layers[i] if state is not None else None
+            streams, choice = layer(streams, ids_BT, start, part, self.numerics)
+            routing.append(choice)
+        if state is not None:
+            state.length += ids_BT.shape[1]
+        seen = streams[:, -1:] if last_only else streams
+        head = (self.hc_head_fn, self.hc_head_base, self.hc_head_scale)
+        x_BTD = collapse_head(seen, *head, self.config, self.numerics)
+        x_BTD = ops.rms_norm(x_BTD, self.norm.weight, self.config.rms_norm_eps, self.numerics)
+        return Output(ops.linear_f32(x_BTD, self.head.weight), streams, tuple(routing))
+
+    def predict_next(
+        self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
+    ) -> Output:
+        """Logits for the token after `next_ids_BT` (MTP), from the main model's streams.
+
+        `streams_BTSD[t]` are those of position t, `next_ids_BT[t]` is token t + 1; `state` is
+        one of `new_mtp_state`. Raises UsageError if this model has no prediction block.
+        """
+        if not self.mtp:
+            raise UsageError("this model has no MTP block")
+        start = self._check(next_ids_BT, state)
+        block = self.mtp[0]
+        embedded = self.embed(next_ids_BT, self.numerics.dtype)
+        part = state.layers[0] if state is not None else None
+        x_BTD, streams, routing = block.predict(
+            streams_BTSD, embedded, next_ids_BT, start, part, self.numerics
+        )
+        if state is not None:
+            state.length += next_ids_BT.shape[1]
+        return Output(ops.linear_f32(x_BTD, self.head.weight), streams, (routing,))
+
+    def _check(self, ids_BT: Tensor, state: State | None) -> int:
+        """Validate a call's ids; returns the position of the first one."""
+        start = state.length if state is not None else 0
+        if ids_BT.dim() != 2 or ids_BT.dtype not in (torch.int64, torch.int32):
+            raise UsageError("token ids must be integers of shape [batch, tokens]")
+        if state is not None and state.shape.batch != ids_BT.shape[0]:
+            raise UsageError(f"a state of {state.shape.batch} sequences got {ids_BT.shape[0]}")
+        if ids_BT.shape[1] == 0:
+            raise UsageError("no token ids were given")
+        if start + ids_BT.shape[1] > self.config.max_position_embeddings:
+            raise UsageError(
+                f"{start + ids_BT.shape[1]} tokens exceed the context of "
+                f"{self.config.max_position_embeddings}"
+            )
+        low, high = int(ids_BT.min()), int(ids_BT.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise UsageError(
+                f"token id {low if low < 0 else high} is outside the vocabulary "
+                f"(0 to {self.config.vocab_size - 1})"
+            )
+        return start

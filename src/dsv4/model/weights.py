@@ -1,0 +1,126 @@
+"""Reading and replacing a model's weights by their released names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dsv4.config import ModelConfig
+from dsv4.model.parameters import Embedding, Linear, Norm
+from dsv4.model.transformer import Transformer
+from dsv4.numerics.quantized import QuantizedTensor
+
+Weight = Tensor | QuantizedTensor
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def get_weight(model: Transformer, name: str) -> Weight:
+    """The tensor or QuantizedTensor called `name`, e.g. `layers.0.attn.wq_a.weight`."""
+    owner, leaf = _owner(model, name)
+    value: Weight = getattr(owner, leaf)
+    return value
+
+
+def set_weight(model: Transformer, name: str, value: Weight) -> None:
+    """Put `value` in the place of the weight called `name`, without copying it."""
+    owner, leaf = _owner(model, name)
+    if leaf in owner._buffers:
+        assert isinstance(value, Tensor)
+        owner._buffers[leaf] = value
+        return
+    owner._parameters.pop(leaf, None)
+    owner.__dict__.pop(leaf, None)
+    if isinstance(value, QuantizedTensor):
+        setattr(owner, leaf, value)
+    else:
+        owner.register_parameter(leaf, nn.Parameter(value.detach(), requires_grad=False))
+
+
+def weights(model: Transformer) -> Iterator[tuple[str, Weight]]:
+    """(released name, value) of every weight, layer by layer."""
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield dot + leaf, tensor
+        if isinstance(module, Linear) and isinstance(module.weight, QuantizedTensor):
+            yield f"{dot}weight", module.weight
+
+
+def expand_quantized(model: Transformer) -> None:
+    """Replace every quantised weight by its float32 value: more memory, no decoding per call."""
+    for name, value in list(weights(model)):
+        if isinstance(value, QuantizedTensor):
+            set_weight(model, name, value.dequantize())
+
+
+def make_trainable(model: Transformer) -> None:
+    """Turn every weight into a float32 parameter with a gradient (router biases excepted)."""
+    for name, value in list(weights(model)):
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            continue
+        dense = value.dequantize() if isinstance(value, QuantizedTensor) else value.float()
+        set_weight(model, name, dense.clone())
+        get_weight(model, name).requires_grad_(not name.endswith("gate.bias"))  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def init_weights(model: Transformer, seed: int) -> None:
+    """Random weights for training from scratch, the same for the same seed.
+
+    | weight                         | value                                                 |
+    |--------------------------------|-------------------------------------------------------|
+    | matrices, router, embedding    | normal, std `initializer_range`                       |
+    | norms                          | 1                                                     |
+    | sinks, router bias, ape        | 0                                                     |
+    | hc fn                          | normal, std `initializer_range`                       |
+    | hc scale                       | 0.01: mixing starts almost static                     |
+    | hc base                        | read mainly stream l mod 4, write all, mix by identity|
+    | tid2eid                        | K distinct experts per token, all equally often       |
+    """
+    config = model.config
+    rng = torch.Generator().manual_seed(seed)
+    std = config.initializer_range
+    for module in model.modules():
+        if isinstance(module, Linear | Embedding):
+            assert isinstance(module.weight, Tensor)
+            module.weight.normal_(0, std, generator=rng)
+        elif isinstance(module, Norm):
+            module.weight.fill_(1)
+    sublayer = 0
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        leaf = name.rpartition(".")[2]
+        if leaf == "tid2eid":
+            tensor.copy_(_hash_table(config, rng))
+        elif leaf in ("attn_sink", "ape", "bias"):
+            tensor.zero_()
+        elif leaf.endswith("_fn") or name.endswith("gate.weight"):
+            tensor.normal_(0, std, generator=rng)
+        elif leaf.endswith("_scale"):
+            tensor.fill_(0.01)
+        elif leaf == "hc_head_base":
+            tensor.zero_()
+        elif leaf.endswith("_base"):
+            tensor.copy_(_mixing_base(config.hc_mult, sublayer))
+            sublayer += 1
+
+
+def _mixing_base(streams: int, sublayer: int) -> Tensor:
+    """Static mHC bias: collapse mostly one stream, expand to all, keep streams apart."""
+    read = torch.full((streams,), -2.0)
+    read[sublayer % streams] = 2.0
+    return torch.cat((read, torch.zeros(streams), (4 * torch.eye(streams)).flatten()))
+
+
+def _hash_table(config: ModelConfig, rng: torch.Generator) -> Tensor:
+    """`[V, K]` experts per token id: distinct within a token, balanced over the vocabulary."""
+    experts, chosen = config.n_routed_experts, config.num_experts_per_tok
+    first = torch.randperm(config.vocab_size, generator=rng) % experts
+    step = torch.randint(1, max(2, experts // chosen), (config.vocab_size,), generator=rng)
+    return (first[:, None] + step[:, None] * torch.arange(chosen)) % experts

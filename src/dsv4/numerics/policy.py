@@ -1,0 +1,47 @@
+"""Numerics as a policy with three values, chosen at load and reported in every output.
+
+`exact`     dequantised weights, float32, no activation quantisation: the mathematical model.
+`official`  the roundings of the released inference code (FP8 activations and KV, Hadamard and
+            FP4 in the indexer, bf16 between operators).
+`fast`      whatever the bound backend does best; its distance from the other two is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dsv4.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """How a forward pass rounds.
+
+    `dtype`: what tensors are rounded to between operators.
+    `quantized`: whether activations, KV entries and index vectors are rounded to FP8 and FP4
+    where the released kernels do so (only in front of weights that are stored quantised).
+    `probabilities`: what attention probabilities are rounded to before the value product.
+    """
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    quantized: bool = False
+    probabilities: torch.dtype = torch.float32
+
+
+EXACT = Numerics("exact")
+OFFICIAL = Numerics("official", torch.bfloat16, quantized=True, probabilities=torch.bfloat16)
+OFFICIAL_F32 = Numerics("official-f32", torch.float32, quantized=True)
+"""Every quantisation step of `official`, but float32 between operators (for comparisons)."""
+FAST = Numerics("fast")
+
+POLICIES = {policy.name: policy for policy in (EXACT, OFFICIAL, OFFICIAL_F32, FAST)}
+
+
+def by_name(name: str) -> Numerics:
+    """The policy called `name`; raises UsageError listing the names there are."""
+    if name not in POLICIES:
+        raise UsageError(f"numerics {name!r} is unknown", f"one of {', '.join(POLICIES)}")
+    return POLICIES[name]

@@ -1,0 +1,56 @@
+"""The one door to compute: every op the model uses, by its public name.
+
+`ops.reference` holds the meaning of each op in plain torch; `ops.binding` says which
+implementation runs.
+"""
+
+from dsv4.ops.binding import Binding, Op, bindings, use
+from dsv4.ops.reference import attention, compressor, hyper, moe, primitives
+
+linear = Op(primitives.linear)
+linear_f32 = Op(primitives.linear_f32)
+rms_norm = Op(primitives.rms_norm)
+grouped_linear = Op(primitives.grouped_linear)
+head_norm = Op(primitives.head_norm)
+rotate = Op(primitives.rotate)
+hadamard = Op(primitives.hadamard)
+attend = Op(attention.attend)
+select = Op(attention.select)
+pool = Op(compressor.pool)
+pool_overlapping = Op(compressor.pool_overlapping)
+mixing_logits = Op(hyper.mixing_logits)
+coefficients = Op(hyper.coefficients)
+collapse = Op(hyper.collapse)
+expand = Op(hyper.expand)
+affinities = Op(moe.affinities)
+top_experts = Op(moe.top_experts)
+routing_weights = Op(moe.routing_weights)
+swiglu = Op(moe.swiglu)
+mixture = Op(moe.mixture)
+
+__all__ = [
+    "Binding",
+    "Op",
+    "affinities",
+    "attend",
+    "bindings",
+    "coefficients",
+    "collapse",
+    "expand",
+    "grouped_linear",
+    "hadamard",
+    "head_norm",
+    "linear",
+    "linear_f32",
+    "mixing_logits",
+    "mixture",
+    "pool",
+    "pool_overlapping",
+    "rms_norm",
+    "rotate",
+    "routing_weights",
+    "select",
+    "swiglu",
+    "top_experts",
+    "use",
+]

@@ -1,0 +1,1 @@
+"""The meaning of every op, in plain torch: readable, differentiable, depends on no kernel."""

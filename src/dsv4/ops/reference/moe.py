@@ -1,0 +1,85 @@
+"""Expert routing and the gated feed-forward (report 2.1).
+
+Shapes: N tokens, E experts, K experts per token, D channels, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dsv4.numerics.policy import Numerics
+from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.ops.reference.primitives import linear
+
+Matrix = Tensor | QuantizedTensor
+
+TINY = 1e-20
+"""Keeps the weight of a token whose affinities all underflow finite (0/0 otherwise)."""
+
+
+def affinities(x_ND: Tensor, gate_ED: Tensor) -> Tensor:
+    """`sqrt(softplus(x . gate))`, float32 `[N, E]`; softplus is linear above 20."""
+    return F.softplus(F.linear(x_ND.float(), gate_ED.float())).sqrt()
+
+
+def top_experts(scores_NE: Tensor, bias_E: Tensor, k: int) -> Tensor:
+    """The k experts of each token by biased affinity, `[N, k]`; ties go to the lower number."""
+    biased = scores_NE + bias_E
+    return biased.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+
+
+def routing_weights(scores_NE: Tensor, experts_NK: Tensor, scale: float) -> Tensor:
+    """Un-biased affinities of the chosen experts, normalised to sum to `scale`: `[N, K]`."""
+    chosen = scores_NE.gather(1, experts_NK)
+    return chosen / (chosen.sum(-1, keepdim=True) + TINY) * scale
+
+
+def swiglu(
+    x_ND: Tensor,
+    w1: Matrix,
+    w3: Matrix,
+    w2: Matrix,
+    limit: float,
+    numerics: Numerics,
+    weight_N: Tensor | None = None,
+) -> Tensor:
+    """`w2 (silu(min(w1 x, limit)) * clip(w3 x, limit))`, the routing weight applied before w2."""
+    gate = linear(x_ND, w1, numerics).float().clamp(max=limit)
+    up = linear(x_ND, w3, numerics).float().clamp(-limit, limit)
+    hidden = F.silu(gate) * up
+    if weight_N is not None:
+        hidden = weight_N[:, None] * hidden
+    return linear(hidden.to(numerics.dtype), w2, numerics)
+
+
+def mixture(
+    x_ND: Tensor,
+    experts_NK: Tensor,
+    weights_NK: Tensor,
+    matrices: list[tuple[Matrix, Matrix, Matrix]],
+    limit: float,
+    numerics: Numerics,
+) -> Tensor:
+    """Sum over each token's experts, accumulated in float32 `[N, D]`.
+
+    `matrices[e]` = (w1, w3, w2) of expert e; only experts that some token chose are touched.
+    """
+    N, K = experts_NK.shape
+    flat = experts_NK.flatten()
+    order = flat.argsort(stable=True)
+    counts = torch.bincount(flat, minlength=len(matrices)).tolist()
+    token_of = order // K
+    weight_of = weights_NK.flatten()[order]
+    parts, begin = [], 0
+    for expert, count in enumerate(counts):
+        if count == 0:
+            continue
+        here = slice(begin, begin + count)
+        w1, w3, w2 = matrices[expert]
+        x = x_ND[token_of[here]]
+        parts.append(swiglu(x, w1, w3, w2, limit, numerics, weight_of[here]).float())
+        begin += count
+    out_ND = torch.zeros(N, x_ND.shape[1], device=x_ND.device)
+    return out_ND.index_add(0, token_of, torch.cat(parts)) if parts else out_ND

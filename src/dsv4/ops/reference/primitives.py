@@ -1,0 +1,90 @@
+"""Norms, rotations, projections.
+
+Shapes: any number of leading axes `...`; C channels, R rotary channels, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dsv4.numerics.activation import fake_quant_fp8
+from dsv4.numerics.policy import Numerics
+from dsv4.numerics.quantized import QuantizedTensor
+
+ACTIVATION_BLOCK = 128
+
+
+def linear(x: Tensor, weight: Tensor | QuantizedTensor, numerics: Numerics) -> Tensor:
+    """`x[..., I] @ weight[O, I].T`, accumulated in float32, rounded to `numerics.dtype`.
+
+    A quantised weight makes the released kernels quantise `x` to FP8 in blocks of 128
+    (architecture report, FP8 training); a bf16 or float32 weight does not.
+    """
+    if isinstance(weight, QuantizedTensor):
+        if numerics.quantized:
+            x = fake_quant_fp8(x, ACTIVATION_BLOCK)
+        weight = weight.dequantize()
+    return F.linear(x.float(), weight.float()).to(numerics.dtype)
+
+
+def linear_f32(x: Tensor, weight: Tensor) -> Tensor:
+    """`x[..., I] @ weight[O, I].T` in float32 (router, compressor, mHC, head)."""
+    return F.linear(x.float(), weight.float())
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, numerics: Numerics) -> Tensor:
+    """Root-mean-square norm over the last axis, in float32 with one rounding at the end."""
+    x = x.float()
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return (x * scale * weight.float()).to(numerics.dtype)
+
+
+def head_norm(q: Tensor, eps: float) -> Tensor:
+    """Unweighted norm of every query head; the released code rounds after each step."""
+    return q * torch.rsqrt(q.square().mean(-1, keepdim=True) + eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, inverse: bool = False) -> Tensor:
+    """RoPE on the last R channels of `x[..., C]`, as adjacent pairs.
+
+    `cos`, `sin`: `[..., R/2]`, broadcast against the leading axes of `x`. `inverse` turns by
+    the negative angle (output de-rotation, report 2.3.3).
+    """
+    width = 2 * cos.shape[-1]
+    keep, turn = x[..., :-width], x[..., -width:].float()
+    even, odd = turn[..., 0::2], turn[..., 1::2]
+    if inverse:
+        sin = -sin
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+    return torch.cat((keep, turned.to(x.dtype)), -1)
+
+
+@functools.cache
+def _sylvester(size: int) -> Tensor:
+    """The Hadamard matrix `[size, size]` in Sylvester order, orthonormal."""
+    matrix = torch.ones(1, 1)
+    while matrix.shape[0] < size:
+        matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
+    return matrix * size**-0.5
+
+
+def hadamard(x: Tensor) -> Tensor:
+    """`x[..., C]` times the orthonormal Hadamard matrix; C is a power of two."""
+    return (x.float() @ _sylvester(x.shape[-1]).to(x.device)).to(x.dtype)
+
+
+def grouped_linear(x_TGI: Tensor, weight: Tensor | QuantizedTensor, numerics: Numerics) -> Tensor:
+    """Each group's own projection: `[..., G, I]` with `weight[G * O, I]` gives `[..., G * O]`.
+
+    The released code runs this one on dequantised weights, so `x` is never quantised here.
+    """
+    if isinstance(weight, QuantizedTensor):
+        weight = weight.dequantize()
+    groups = x_TGI.shape[-2]
+    weight_GOI = weight.float().unflatten(0, (groups, -1))
+    out = torch.einsum("...gi,goi->...go", x_TGI.float(), weight_GOI)
+    return out.flatten(-2).to(numerics.dtype)

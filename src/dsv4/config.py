@@ -511,7 +511,7 @@ def _nano() -> ModelConfig:
         o_lora_rank=128,
         index_n_heads=8,
         index_head_dim=64,
-        index_topk=64,
+        index_topk=512,
         n_routed_experts=16,
         num_experts_per_tok=2,
         routed_scaling_factor=1.5,
@@ -522,9 +522,9 @@ def _nano() -> ModelConfig:
 
 def preset(name: str) -> ModelConfig:
     """The configuration called `name`; raises ConfigError listing the names there are."""
-    base = {"expert_dtype": "fp8", "scale_dtype": "f32"}
-    if name.endswith("-base") and name.removesuffix("-base") in ("flash", "pro"):
-        return replace(preset(name.removesuffix("-base")), **base)
+    if name in ("flash-base", "pro-base"):
+        instruct = preset(name.removesuffix("-base"))
+        return replace(instruct, expert_dtype="fp8", scale_dtype="f32")
     makers = {"flash": _flash, "pro": _pro, "nano": _nano, "tiny": _tiny}
     if name not in makers:
         raise _fail("preset", name, ", ".join(PRESETS))

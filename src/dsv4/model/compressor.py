@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dsv4 import ops
 from dsv4.config import CSA, ModelConfig
-from dsv4.model.parameters import Linear, Norm
+from dsv4.model.parameters import Dense, Norm
 from dsv4.model.rope import angles
 from dsv4.model.state import CompressorState
 from dsv4.numerics.policy import Numerics
@@ -24,8 +24,8 @@ class Compressor(nn.Module):
         row = 2 * width if ratio == CSA else width
         self.ratio, self.eps = ratio, config.rms_norm_eps
         self.ape = nn.Parameter(torch.empty(ratio, row))
-        self.wkv = Linear(config.hidden_size, row)
-        self.wgate = Linear(config.hidden_size, row)
+        self.wkv = Dense(config.hidden_size, row)
+        self.wgate = Dense(config.hidden_size, row)
         self.norm = Norm(width)
 
     def forward(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dsv4 import ops
 from dsv4.config import CSA, ModelConfig
 from dsv4.model.compressor import Compressor, all_entries
-from dsv4.model.parameters import Linear
+from dsv4.model.parameters import Dense, Linear
 from dsv4.model.state import CompressorState
 from dsv4.numerics.activation import fake_quant_fp4
 from dsv4.numerics.policy import Numerics
@@ -25,7 +25,7 @@ class Indexer(nn.Module):
         self.heads, self.topk = config.index_n_heads, config.index_topk
         self.scale = (config.index_head_dim * config.index_n_heads) ** -0.5
         self.wq_b = Linear(config.q_lora_rank, config.index_n_heads * config.index_head_dim)
-        self.weights_proj = Linear(config.hidden_size, config.index_n_heads)
+        self.weights_proj = Dense(config.hidden_size, config.index_n_heads)
         self.compressor = Compressor(config, CSA, config.index_head_dim)
 
     def forward(

@@ -14,6 +14,9 @@ from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.parameters import Linear
 from dsv4.numerics.policy import Numerics
+from dsv4.numerics.quantized import QuantizedTensor
+
+Matrix = Tensor | QuantizedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,10 @@ class Expert(nn.Module):
         self.w1 = Linear(hidden, width)
         self.w2 = Linear(width, hidden)
         self.w3 = Linear(hidden, width)
+
+    def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
+        """(w1, w3, w2)."""
+        return self.w1.weight, self.w3.weight, self.w2.weight
 
 
 class Gate(nn.Module):
@@ -75,13 +82,10 @@ class MoE(nn.Module):
         x_ND = x_BTD.flatten(0, 1)
         routing = self.gate(x_ND, ids_BT.flatten())
         weights_NK = ops.routing_weights(routing.scores_NE, routing.experts_NK, self.scale)
-        matrices = [(e.w1.weight, e.w3.weight, e.w2.weight) for e in self.experts]
+        matrices = [expert.matrices() for expert in self.experts if isinstance(expert, Expert)]
         routed_ND = ops.mixture(
             x_ND, routing.experts_NK, weights_NK, matrices, self.limit, numerics
         )
-        shared = self.shared_experts
-        shared_ND = ops.swiglu(
-            x_ND, shared.w1.weight, shared.w3.weight, shared.w2.weight, self.limit, numerics
-        )
+        shared_ND = ops.swiglu(x_ND, *self.shared_experts.matrices(), self.limit, numerics)
         out_ND = (routed_ND + shared_ND.float()).to(numerics.dtype)
         return out_ND.view_as(x_BTD), routing

@@ -18,6 +18,16 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
 
 
+class Dense(nn.Module):
+    """A matrix `weight[outputs, inputs]` that is never quantised (compressors, head)."""
+
+    weight: nn.Parameter
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+
 class Norm(nn.Module):
     """The weight `[size]` of an RMSNorm, used directly (not as 1 + w)."""
 

@@ -16,7 +16,7 @@ from dsv4.errors import UsageError
 from dsv4.model.block import Block, collapse_head
 from dsv4.model.moe import Routing
 from dsv4.model.mtp import PredictionBlock
-from dsv4.model.parameters import Embedding, Linear, Norm
+from dsv4.model.parameters import Dense, Embedding, Norm
 from dsv4.model.state import REWIND, State
 from dsv4.numerics.policy import EXACT, Numerics
 
@@ -51,7 +51,7 @@ class Transformer(nn.Module):
             for i, ratio in enumerate(config.layer_ratios)
         )
         self.norm = Norm(hidden)
-        self.head = Linear(hidden, config.vocab_size)
+        self.head = Dense(hidden, config.vocab_size)
         self.hc_head_fn = nn.Parameter(torch.empty(S, S * hidden))
         self.hc_head_base = nn.Parameter(torch.empty(S))
         self.hc_head_scale = nn.Parameter(torch.empty(1))
@@ -103,6 +103,7 @@ class Transformer(nn.Module):
             raise UsageError("this model has no MTP block")
         start = self._check(next_ids_BT, state)
         block = self.mtp[0]
+        assert isinstance(block, PredictionBlock)
         embedded = self.embed(next_ids_BT, self.numerics.dtype)
         part = state.layers[0] if state is not None else None
         x_BTD, streams, routing = block.predict(

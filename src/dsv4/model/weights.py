@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.config import ModelConfig
-from dsv4.model.parameters import Embedding, Linear, Norm
+from dsv4.model.parameters import Dense, Embedding, Linear, Norm
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.quantized import QuantizedTensor
 
@@ -67,7 +67,8 @@ def make_trainable(model: Transformer) -> None:
             continue
         dense = value.dequantize() if isinstance(value, QuantizedTensor) else value.float()
         set_weight(model, name, dense.clone())
-        get_weight(model, name).requires_grad_(not name.endswith("gate.bias"))  # type: ignore[union-attr]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.endswith("gate.bias"))
 
 
 @torch.no_grad()
@@ -88,7 +89,7 @@ def init_weights(model: Transformer, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     std = config.initializer_range
     for module in model.modules():
-        if isinstance(module, Linear | Embedding):
+        if isinstance(module, Linear | Dense | Embedding):
             assert isinstance(module.weight, Tensor)
             module.weight.normal_(0, std, generator=rng)
         elif isinstance(module, Norm):

@@ -60,13 +60,21 @@ class DataError(Dsv4Error):
 
 
 class RequestError(Dsv4Error):
-    """An API request is invalid; `status` is its HTTP status, `param` the offending field."""
+    """An API request cannot be served; `status` is its HTTP status, `param` the offending
+    field, `code` what programs tell it by."""
 
     exit_code = 8
 
     def __init__(
-        self, message: str, hint: str | None = None, *, status: int = 400, param: str | None = None
+        self,
+        message: str,
+        hint: str | None = None,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str = "invalid_request_error",
     ) -> None:
         super().__init__(message, hint)
         self.status = status
         self.param = param
+        self.code = code

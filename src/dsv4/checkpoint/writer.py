@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -32,16 +32,19 @@ def shard_name(index: int, count: int) -> str:
 
 
 def write_tensors(
-    path: Path, specs: Sequence[TensorSpec], pieces: Callable[[TensorSpec], Iterable[Tensor]]
+    path: Path,
+    specs: Sequence[TensorSpec],
+    pieces: Callable[[TensorSpec], Iterable[Tensor]],
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Write one file; yields the size of each piece once it is written.
 
     `pieces(spec)` gives the values of a tensor in order, as tensors of its dtype of any shape, so
-    that no tensor has to be in memory at once.
+    that no tensor has to be in memory at once. `metadata` stands in the file's header.
     """
     # Wide elements first: then every tensor starts at a multiple of its element size.
     specs = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
     for spec in specs:
         header[spec.name] = {

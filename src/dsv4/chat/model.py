@@ -1,0 +1,80 @@
+"""A model folder, loaded: weights, configuration and vocabulary under one name.
+
+T: tokens, V: vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsv4 import checkpoint, locate
+from dsv4.chat.defaults import Defaults, read_defaults
+from dsv4.config import ModelConfig
+from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.model.cost import parameters
+from dsv4.model.transformer import Transformer
+from dsv4.model.weights import expand_quantized
+from dsv4.numerics.policy import by_name
+
+EXPAND_BELOW = 500_000_000
+"""Models with fewer parameters are dequantised once (2 GB at most) instead of at every step."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. `name` is what it was asked for by, and what the API calls it."""
+
+    name: str
+    folder: Path
+    transformer: Transformer
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.transformer.config
+
+    @property
+    def numerics(self) -> str:
+        """Name of the numerics policy it was loaded with."""
+        return self.transformer.numerics.name
+
+    @property
+    def profile(self) -> str:
+        """The prompt profile of this checkpoint: the 0731 ones carry draft stages."""
+        return "0731" if self.config.draft_stages else "launch"
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary, read on first use. Raises EncodingError if the folder has none."""
+        return Tokenizer.from_folder(self.folder)
+
+    @cached_property
+    def defaults(self) -> Defaults:
+        """How it answers when a request leaves it open."""
+        return read_defaults(self.folder)
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Teacher-forced logits of every position, `[T, V]` float32, in one pass."""
+        with torch.no_grad():
+            return self.transformer(torch.tensor([list(ids)])).logits_BTV[0]
+
+
+def load(name: str | Path = locate.DEFAULT, numerics: str = "exact") -> Model:
+    """Load a bundled model, a folder or a hub id, with a numerics policy.
+
+    Raises UsageError for an unknown policy, CheckpointError or ConfigError for a folder that
+    is not a sound model.
+    """
+    policy = by_name(numerics)
+    folder = locate.folder(name)
+    transformer = checkpoint.load(folder, policy)
+    transformer.requires_grad_(False)
+    if not policy.quantized and parameters(transformer.config).total < EXPAND_BELOW:
+        expand_quantized(transformer)
+    known = str(name) if str(name) in locate.bundled() else folder.resolve().name
+    return Model(known, folder, transformer)

@@ -1,0 +1,66 @@
+"""What a caller asks for: a conversation and how to answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsv4.encoding.messages import Message
+from dsv4.engine.sampler import Sampling
+from dsv4.errors import UsageError
+
+# What the levels that clients send mean in the prompt of a checkpoint. The launch checkpoints
+# know one level above plain thinking, those of July 2026 two and a shorter one.
+_LEVELS: dict[str, dict[str, str]] = {
+    "launch": {
+        "minimal": "high",
+        "low": "high",
+        "medium": "high",
+        "high": "high",
+        "xhigh": "max",
+        "max": "max",
+        "ultra": "max",
+    },
+    "0731": {
+        "minimal": "low",
+        "low": "low",
+        "medium": "high",
+        "high": "high",
+        "xhigh": "high",
+        "max": "max",
+        "ultra": "max",
+    },
+}
+LEVELS = ("none", *_LEVELS["launch"])
+"""Every effort a caller may ask for; `none` turns thinking off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to produce.
+
+    `messages`: Message objects or OpenAI-shaped mappings. `effort`: one of LEVELS (`none`: do
+    not think). `stop`: the answer's content ends before the first of these strings.
+    """
+
+    messages: Sequence[Message | Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    effort: str = "high"
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 4096
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.effort not in LEVELS:
+            raise UsageError(f"effort {self.effort!r} is unknown", f"one of {', '.join(LEVELS)}")
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens = {self.max_tokens} is out of range", "at least 1")
+
+    @property
+    def thinking(self) -> bool:
+        return self.effort != "none"
+
+    def level(self, profile: str) -> str | None:
+        """The effort as `profile` spells it, None when not thinking."""
+        return _LEVELS[profile][self.effort] if self.thinking else None

@@ -1,0 +1,42 @@
+"""Stop strings over a text that arrives in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Passes text on up to the first stop string; holds back what may become one."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = [string for string in strings if string]
+        self._held = ""
+        self.hit = False
+        """Whether a stop string came; nothing passes any more."""
+
+    def feed(self, text: str) -> str:
+        """The part of the text so far that is certain to belong to the answer."""
+        if self.hit:
+            return ""
+        text = self._held + text
+        found = [at for at in map(text.find, self._strings) if at >= 0]
+        if found:
+            self.hit = True
+            self._held = ""
+            return text[: min(found)]
+        keep = max((_overlap(text, string) for string in self._strings), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """What was held back, now that no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, string: str) -> int:
+    """Length of the longest end of `text` that is a proper start of `string`."""
+    for length in range(min(len(text), len(string) - 1), 0, -1):
+        if text.endswith(string[:length]):
+            return length
+    return 0

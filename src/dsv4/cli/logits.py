@@ -1,0 +1,86 @@
+"""`dsv4 logits`: teacher-forced logits of given tokens, as a file."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsv4.cli.options import ModelArgument, NumericsOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from dsv4.model.transformer import Transformer
+
+CHUNK = 1024
+"""Positions per forward pass; their logits are what has to fit into memory."""
+
+
+def logits(
+    model: ModelArgument,
+    tokens: Annotated[
+        Path, typer.Option(help="JSON list, ids separated by spaces, or safetensors `tokens`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Safetensors file to write: `logits` [T, V] float32.")],
+    numerics: NumericsOption = "exact",
+    decode: Annotated[
+        int, typer.Option(help="Compute the last N positions by single-token steps.", min=0)
+    ] = 0,
+) -> None:
+    """Write the logits of given tokens to a safetensors file.
+
+    Row t holds the model's prediction for the token after token t.
+    """
+    import torch
+
+    import dsv4
+    from dsv4.checkpoint.layout import TensorSpec
+    from dsv4.checkpoint.writer import write_tensors
+    from dsv4.cli.console import note, progress
+    from dsv4.cli.tokens import read_tokens
+    from dsv4.errors import UsageError
+
+    ids = read_tokens(tokens)
+    if decode > len(ids):
+        raise UsageError(f"--decode {decode} exceeds the {len(ids)} tokens", "lower it")
+    loaded = dsv4.load(model, numerics)
+    spec = TensorSpec("logits", (len(ids), loaded.config.vocab_size), torch.float32)
+    metadata = {
+        "model": loaded.name,
+        "numerics": loaded.numerics,
+        "decode": str(decode),
+        "dsv4": dsv4.__version__,
+    }
+    # The file takes its name when it is whole; until then nothing stands at `out`.
+    partial = out.with_name(f".{out.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with progress("logits", len(ids)) as done:
+            rows = _rows(loaded.transformer, ids, decode)
+            written = 0
+            for size in write_tensors(partial, [spec], lambda _: rows, metadata):
+                written += size
+                done(written // (4 * spec.shape[1]))
+        partial.replace(out)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}", "choose another --out") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    note(f"{out}: logits {list(spec.shape)} float32, numerics {loaded.numerics}")
+
+
+def _rows(model: Transformer, ids: Sequence[int], decode: int) -> Iterator[Tensor]:
+    """Logits of all positions in order: chunks of a prefill, then `decode` single steps."""
+    import torch
+
+    prefill = len(ids) - decode
+    bounds = [*range(0, prefill, CHUNK), *range(prefill, len(ids) + 1)]
+    state = model.new_state()
+    for start, stop in pairwise(bounds):
+        with torch.no_grad():
+            yield model(torch.tensor([ids[start:stop]]), state).logits_BTV[0]

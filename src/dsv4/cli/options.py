@@ -1,0 +1,36 @@
+"""Options that several subcommands share, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsv4.locate import DEFAULT
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="nano (bundled), a model folder, or a hub id.", metavar="MODEL")
+]
+OptionalModel = Annotated[
+    str, typer.Argument(help="nano (bundled), a model folder, or a hub id.", metavar="[MODEL]")
+]
+DEFAULT_MODEL = DEFAULT
+
+NumericsOption = Annotated[
+    str,
+    typer.Option(
+        help="exact (float32), official (the released rounding) or fast.", metavar="POLICY"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Temperature = Annotated[
+    float, typer.Option(help="0 to 2; 0 takes the most likely token.", metavar="T")
+]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")]
+TopK = Annotated[int, typer.Option(help="Keep this many likeliest tokens; 0 keeps all.")]
+MinP = Annotated[
+    float, typer.Option(help="Drop tokens less likely than this fraction of the best.")
+]
+Seed = Annotated[int | None, typer.Option(help="Makes the answer repeatable.", metavar="N")]
+MaxTokens = Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)]

@@ -1,0 +1,30 @@
+"""`dsv4 serve`: the HTTP server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsv4.cli.options import DEFAULT_MODEL, NumericsOption, OptionalModel
+
+
+def serve(
+    model: OptionalModel = DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    numerics: NumericsOption = "exact",
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 32,
+) -> None:
+    """Serve a model over HTTP with the DeepSeek and OpenAI API.
+
+    POST /v1/chat/completions, GET /v1/models, GET /health. One request runs at a time, the
+    others wait in a queue.
+    """
+    import dsv4
+    from dsv4.cli.console import note
+    from dsv4.server.run import run
+
+    note(f"loading {model} ...")
+    engine = dsv4.Engine(dsv4.load(model, numerics))
+    run(engine, host=host, port=port, queue=queue)

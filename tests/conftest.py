@@ -1,9 +1,16 @@
-"""What every test relies on: one torch thread, nothing fetched, nothing left uninitialised."""
+"""What every test relies on: one torch thread, nothing fetched, repeatable numbers.
+
+`tiny_folder` is a random model with a byte vocabulary on disk, `scripted` an engine whose model
+says what the test wants: between them, everything above the model is tested without a trained
+one.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: small tensors are faster on one thread, and results do not depend
 # on how many cores the machine has.
@@ -11,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+
+if TYPE_CHECKING:
+    from dsv4.chat.engine import Engine
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +34,112 @@ def _seed(request: pytest.FixtureRequest) -> Iterator[None]:
 
         torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
     yield
+
+
+def byte_vocabulary() -> dict[str, Any]:
+    """A tokenizer.json of V4's kind with no merges: every byte is a token."""
+    from tokenizers import pre_tokenizers
+
+    from dsv4.encoding.control import CONTROL_TOKENS
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    first = len(CONTROL_TOKENS)
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": i,
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": i < 2,
+            }
+            for i, token in enumerate(CONTROL_TOKENS)
+        ],
+        "pre_tokenizer": {**level, "use_regex": False},
+        "decoder": {**level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {char: first + i for i, char in enumerate(alphabet)},
+            "merges": [],
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the released layout: the `tiny` architecture, random weights, bytes as
+    vocabulary. Read-only by agreement."""
+    import dataclasses
+    import json
+
+    from dsv4 import checkpoint
+    from dsv4.config import preset
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    vocabulary = byte_vocabulary()
+    size = len(vocabulary["added_tokens"]) + len(vocabulary["model"]["vocab"])
+    config = dataclasses.replace(preset("tiny"), vocab_size=size, max_position_embeddings=4096)
+    checkpoint.synth(config, folder, seed=1)
+    (folder / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "generation_config.json").write_text(
+        json.dumps({"temperature": 0.8, "max_new_tokens": 16, "thinking": False}),
+        encoding="utf-8",
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scripted(tiny_folder: Path) -> Callable[..., Engine]:
+    """scripted(text, ...) -> an Engine whose model answers with that text, whatever is asked.
+
+    Control strings in the text become control tokens. `delay` seconds pass before each token.
+    """
+    import time
+
+    import torch
+
+    from dsv4.chat.engine import Engine
+    from dsv4.chat.model import Model
+    from dsv4.config import load
+    from dsv4.encoding.prompt import PromptBuilder
+    from dsv4.encoding.tokenizer import Tokenizer
+    from dsv4.model.transformer import Output
+
+    config = load(tiny_folder)
+    tokenizer = Tokenizer.from_folder(tiny_folder)
+
+    class State:
+        length = 0
+        steps = 0
+
+    class Scripted:
+        """Stands in for a Transformer: after a prompt, step n predicts id n of the script."""
+
+        from dsv4.numerics.policy import EXACT as numerics
+
+        def __init__(self, ids: list[int], delay: float) -> None:
+            self.config, self._ids, self._delay = config, ids, delay
+
+        def new_state(self) -> State:
+            return State()
+
+        def __call__(self, ids_BT: torch.Tensor, state: State, *, last_only: bool) -> Output:
+            time.sleep(self._delay)
+            state.steps = 0 if ids_BT.shape[1] > 1 else state.steps + 1
+            state.length += ids_BT.shape[1]
+            logits = torch.full((1, 1, config.vocab_size), -30.0)
+            logits[0, 0, self._ids[min(state.steps, len(self._ids) - 1)]] = 30.0
+            return Output(logits, torch.empty(0), ())
+
+    def build(text: str, *, delay: float = 0.0) -> Engine:
+        builder = PromptBuilder()
+        builder.template(text)
+        ids = [*tokenizer.encode_prompt(builder.build()), tokenizer.eos_id]
+        model = Scripted(ids, delay)
+        return Engine(Model("scripted", tiny_folder, model))  # type: ignore[arg-type]
+
+    return build

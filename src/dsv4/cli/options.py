@@ -25,12 +25,17 @@ NumericsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Temperature = Annotated[
-    float, typer.Option(help="0 to 2; 0 takes the most likely token.", metavar="T")
+    float | None, typer.Option(help="0 to 2; 0 takes the most likely token.", metavar="T")
 ]
-TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")]
-TopK = Annotated[int, typer.Option(help="Keep this many likeliest tokens; 0 keeps all.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Keep the likeliest tokens up to this probability.")
+]
+TopK = Annotated[int | None, typer.Option(help="Keep this many likeliest tokens; 0 keeps all.")]
 MinP = Annotated[
-    float, typer.Option(help="Drop tokens less likely than this fraction of the best.")
+    float | None, typer.Option(help="Drop tokens less likely than this fraction of the best.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes the answer repeatable.", metavar="N")]
-MaxTokens = Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop after this many tokens.", min=1)]
+Effort = Annotated[
+    str | None, typer.Option(help="Effort of thinking: none, low, high, max ...", metavar="LEVEL")
+]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Literal
 
 from dsv4 import config as configuration
 from dsv4.checkpoint import layout, names
-from dsv4.checkpoint.folder import DTYPES, Part, Stored, listing, read_stored
+from dsv4.checkpoint.folder import DTYPES, Stored, listing, read_stored
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
 from dsv4.numerics.quantized import FP4, FP8, FP8_F32, Format
@@ -97,7 +96,7 @@ def make_plan(folder: Path | str) -> Plan:
     sources = _match(config, found, style, problems)
     problems.raise_any(folder)
     nbytes = sum(
-        prod(stored.shape) * DTYPES[stored.dtype].itemsize
+        stored.nbytes
         for source in sources
         for stored in (source.data, source.scale)
         if stored is not None
@@ -129,19 +128,21 @@ def _unstack(
                 if stored is None:
                     continue
                 count = len(stored.shape) == 3 and stored.shape[0] == config.n_routed_experts
-                if not count or stored.shape[1] % len(matrices):
+                if not count or stored.shape[1] % len(matrices) or stored.dtype not in DTYPES:
                     problems.wrong.append(
                         f"{stored.name}: {_claim(stored)}, expected [{config.n_routed_experts}, "
                         f"rows of {' above '.join(matrices)}, columns]"
                     )
                     continue
-                rows = stored.shape[1] // len(matrices)
+                _, height, width = stored.shape
+                shape = (height // len(matrices), width)
+                size = stored.nbytes // (config.n_routed_experts * len(matrices))
+                offset = stored.offset
                 for expert in range(config.n_routed_experts):
-                    for i, matrix in enumerate(matrices):
-                        part = Part(expert, i * rows, (i + 1) * rows)
+                    for matrix in matrices:
                         name = f"model.layers.{layer}.ffn.experts.{expert}.{matrix}.{kind}"
-                        shape = (rows, stored.shape[2])
-                        result[name] = replace(stored, shape=shape, part=part)
+                        result[name] = replace(stored, shape=shape, offset=offset)
+                        offset += size
     return result
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dsv4.checkpoint.folder import DTYPES, Reader, Stored, listing
+from dsv4.checkpoint.folder import Reader, Stored, listing
 from dsv4.checkpoint.plan import Plan, Source
 from dsv4.errors import CheckpointError
 
@@ -57,8 +56,7 @@ def _to_check(
     for stored in (source.data, source.scale):
         if stored is None or stored.dtype == "I8":  # every FP4 code is a number
             continue
-        size = prod(stored.shape) * DTYPES[stored.dtype].itemsize
-        if everything or (size <= SMALL_TENSOR_BYTES and not source.parameter.expert):
+        if everything or (stored.nbytes <= SMALL_TENSOR_BYTES and not source.parameter.expert):
             yield stored, None
 
 

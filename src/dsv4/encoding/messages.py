@@ -89,12 +89,18 @@ def fold_for_template(
     text after the start would stand between turns without a marker, or leave no assistant
     header; `developer` turns are deleted from old thinking; a reminder after its user turn
     separates it from the header. So: later system text joins the user turn where it stands,
-    `developer` is system text, and a reminder moves before its user turn.
+    `developer` is system text, and a reminder moves before its user turn. Raises EncodingError
+    for tools that stand on later system text.
     """
     folded: list[Message] = []
     for message in read_messages(messages):
         role = "system" if message.role == "developer" else message.role
         if role == "system" and any(m.role != "system" for m in folded):
+            if message.tools or message.schema is not None:
+                raise EncodingError(
+                    f"a later {message.role} message declares tools or response_format",
+                    hint="give them with the request, or on the first system message",
+                )
             role = "user"
         at = len(folded)
         if role == "latest_reminder":

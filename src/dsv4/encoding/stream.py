@@ -47,11 +47,14 @@ _TAG_START = re.compile(r"</?\Z")
 _NEXT_TAG = re.compile("[<\ud800-\udfff]")
 _INVOKE_HEAD = re.compile(re.escape(OPEN_INVOKE) + '([^"<>\\s\ud800-\udfff]{1,128})">')
 _INVOKE_HEAD_PART = re.compile(re.escape(OPEN_INVOKE) + '[^"<>\\s\ud800-\udfff]{0,128}(?:">?)?')
-_INVOKE_END = re.compile("|".join(map(re.escape, (CLOSE_INVOKE, *CLOSE_WRAPPER))))
+_INVOKE_END = re.compile("|".join(map(re.escape, (EOS, CLOSE_INVOKE, *CLOSE_WRAPPER))))
+_INVOKE_END_IN_THINK = re.compile(f"{THINK_CLOSE}|{_INVOKE_END.pattern}")
 _ORDINARY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ATTRIBUTE = re.compile(r'(\w+)="(.*?)(?="\s+\w+="|\Z)', re.DOTALL)
 _PARAMETER_HEAD = re.compile(r'name="(.*)" string="(true|false)\Z', re.DOTALL)
 _MAX_HEAD = 4096
+_SLICE = 4096
+_LONGEST_CLOSER = max(map(len, _CLOSERS))
 
 
 class State(Enum):
@@ -93,11 +96,10 @@ class StreamParser:
         self._events: list[Event] = []
         self._buffer = ""
         self._step: Callable[[], bool] = self._text
-        self._held = ""  # an opener that is shown as text if no call follows
+        self._held: list[str] = []  # markup that is shown as text if it turns out to be no call
         self._strict_names = False  # inside a misspelt wrapper: declared names only
         self._shown = False  # part of this block was shown as text
         self._bare = False  # the invoke being looked at has no wrapper
-        self._scanned = 0  # how much of the buffer is known to hold no end of the invoke
         self._calls = 0
         self._writer: CallWriter | None = None
         self._in_gap = False  # stray text since the last tag was counted
@@ -110,29 +112,28 @@ class StreamParser:
     def feed(self, text: str, *, control: bool = False) -> list[Event]:
         """The next piece of output; `control` says that it is one control token."""
         if control:
-            if self._marker is not None:
-                self._buffer += self._marker.finish()
-            self._buffer += mark_token(text)
+            partial = self._marker.finish() if self._marker is not None else ""
+            self._run(partial + mark_token(text))
         elif self._marker is not None:
-            self._buffer += self._marker.feed(text)
+            self._run(self._marker.feed(text))
         else:
-            self._buffer += mark_text(text)
-        return self._run()
+            self._run(mark_text(text))
+        return self._drain()
 
     def finish(self, *, truncated: bool = False) -> list[Event]:
         """The output is over; `truncated` if a token limit or the client ended it."""
         partial = self._marker.finish() if self._marker is not None else ""
         cut_token = truncated and partial not in ("", "<", "</")
-        if not cut_token:
-            self._buffer += partial
-        events = self._run()
+        self._run("" if cut_token else partial)
         self._flush(truncated, cut_token)
-        return events + self._drain()
-
-    def _run(self) -> list[Event]:
-        while self._step():
-            pass
         return self._drain()
+
+    def _run(self, text: str) -> None:
+        """Take in marked text, a little at a time so that the buffer stays small."""
+        for start in range(0, len(text), _SLICE):
+            self._buffer += text[start : start + _SLICE]
+            while self._step():
+                pass
 
     def _drain(self) -> list[Event]:
         events = self._events.copy()
@@ -143,6 +144,12 @@ class StreamParser:
         head, self._buffer = self._buffer[:length], self._buffer[length:]
         return head
 
+    def _release(self) -> str:
+        """What was held, which is then no longer."""
+        held = "".join(self._held)
+        self._held.clear()
+        return held
+
     def _show(self, text: str) -> None:
         """Send marked text to the reader, as reasoning or content."""
         if text:
@@ -150,6 +157,7 @@ class StreamParser:
             self._events.append(kind(unmark(text)))
 
     def _finish_answer(self) -> None:
+        self._held.clear()
         self.state = State.DONE
         self._step = self._rest
 
@@ -182,6 +190,9 @@ class StreamParser:
         start = _TAG_START.search(self._buffer, 0, at)
         tag = "" if start is None else read_tag(self._buffer, start.start(), _TEXT_TAGS)
         if tag is None:
+            lead = _BEFORE_TAG.search(self._buffer, 0, at)
+            assert lead is not None
+            self._show(self._cut(lead.start()))
             return False
         if start is None or not tag:
             self.malformed["stray_markup"] += 1
@@ -197,10 +208,10 @@ class StreamParser:
         self._show(self._cut(lead.start()))
         self._shown = self._strict_names = self._in_gap = False
         if tag == OPEN_INVOKE:
-            self._held = self._cut(start.start() - lead.start())
-            self._begin_verbatim(bare=True)
+            self._bare = True
+            self._step = self._verbatim
         else:
-            self._held = self._cut(start.start() - lead.start() + len(tag))
+            self._held.append(self._cut(start.start() - lead.start() + len(tag)))
             self._strict_names = tag != OPEN_CALLS
             self._step = self._block
         return True
@@ -216,7 +227,7 @@ class StreamParser:
             return True
         if mark == THINK_CLOSE and self.state is State.REASON:
             self.malformed["stray_markup"] += 1
-            self._show(self._held)
+            self._show(self._release())
             self._back_to_text()
             return True
         if ANY_MARK.match(mark) and mark != DSML:
@@ -230,7 +241,7 @@ class StreamParser:
         if tag in CLOSE_WRAPPER:
             self._cut(len(tag))
             if self._shown and not self._calls:
-                self._show(self._held + tag)
+                self._show(self._release() + tag)
                 self._back_to_text()
             else:
                 if not self._calls:
@@ -243,7 +254,7 @@ class StreamParser:
             self._drop_gap()
         else:
             self.malformed["stray_markup"] += 1
-            self._show(self._held)
+            self._show(self._release())
             self._back_to_text()
         return True
 
@@ -252,14 +263,15 @@ class StreamParser:
         if head is None and _INVOKE_HEAD_PART.fullmatch(self._buffer):
             return False
         if head is None or not self._is_callable(head.group(1)):
-            self._begin_verbatim(bare=False)
+            self._bare = False
+            self._step = self._verbatim
             return True
         if self.state is State.REASON:
             self.malformed["block_in_reasoning"] += 1
         if self._strict_names and not self._calls:
             self.malformed["misspelt_opener"] += 1
         self.state = State.CALLS
-        self._held = ""
+        self._held.clear()
         self._cut(head.end())
         self._in_gap = False
         name = head.group(1)
@@ -274,41 +286,27 @@ class StreamParser:
             return name in self._schemas
         return not self._strict_names and _ORDINARY_NAME.match(name) is not None
 
-    def _begin_verbatim(self, *, bare: bool) -> None:
-        self._bare = bare
-        self._scanned = 0
-        self._step = self._verbatim
-
     def _verbatim(self) -> bool:
         """An invoke that is no call: shown as it is, but only once it is complete."""
-        end = _INVOKE_END.search(self._buffer, self._scanned)
-        limit = len(self._buffer) if end is None else end.start()
-        for mark in (EOS, THINK_CLOSE):
-            stop = self._buffer.find(mark, self._scanned, limit)
-            if stop >= 0 and (mark == EOS or self.state is State.REASON):
-                return self._stop_verbatim(stop, mark)
+        pattern = _INVOKE_END_IN_THINK if self.state is State.REASON else _INVOKE_END
+        end = pattern.search(self._buffer)
         if end is None:
-            self._scanned = max(0, len(self._buffer) - max(map(len, _CLOSERS)))
+            self._held.append(self._cut(max(0, len(self._buffer) - _LONGEST_CLOSER)))
             return False
-        head = _INVOKE_HEAD.match(self._buffer)
-        if (
-            self._bare
-            and self._bare_invokes
-            and end.group() == CLOSE_INVOKE
-            and head is not None
-            and self._schemas is not None
-            and head.group(1) in self._schemas
-        ):
-            self.malformed["bare_invoke"] += 1
-            self._step = self._block
-            return True
+        if end.group() in (EOS, THINK_CLOSE):
+            return self._stop_verbatim(end.start(), end.group())
+        text = self._release() + self._cut(end.end())
+        if self._bare and self._bare_invokes and end.group() == CLOSE_INVOKE:
+            head = _INVOKE_HEAD.match(text.lstrip("\n"))
+            if head is not None and head.group(1) in (self._schemas or ()):
+                self.malformed["bare_invoke"] += 1
+                self._buffer = text + self._buffer
+                self._step = self._block
+                return True
         self.malformed["bare_invoke" if self._bare else "invalid_name"] += 1
-        self._show(self._held + self._cut(end.end()))
-        self._held = ""
+        self._show(text)
         self._shown = True
-        if self._bare:
-            self._back_to_text()
-        elif end.group() == CLOSE_INVOKE:
+        if not self._bare and end.group() == CLOSE_INVOKE:
             self._step = self._block
         elif self._calls:
             self._finish_answer()
@@ -318,8 +316,7 @@ class StreamParser:
 
     def _stop_verbatim(self, stop: int, mark: str) -> bool:
         """The answer or the reasoning ends inside an invoke that is no call."""
-        text = self._held + self._cut(stop)
-        self._held = ""
+        text = self._release() + self._cut(stop)
         if self._bare or mark == THINK_CLOSE:
             self.malformed["stray_markup"] += 1
             self._show(text)
@@ -330,11 +327,8 @@ class StreamParser:
 
     def _back_to_text(self) -> None:
         """What looked like a calls block was text."""
-        self._held = ""
-        if self._calls:
-            self._step = self._block
-        else:
-            self._step = self._text
+        self._held.clear()
+        self._step = self._block if self._calls else self._text
 
     def _call(self) -> bool:
         """Inside an invoke, between its parameters."""
@@ -440,7 +434,7 @@ class StreamParser:
         """Drop leading space (kept while it may have to be shown); False if nothing is left."""
         space = self._cut(len(self._buffer) - len(self._buffer.lstrip(" \t\r\n")))
         if not self._calls:
-            self._held += space
+            self._held.append(space)
         return bool(self._buffer)
 
     def _drop_control(self) -> None:
@@ -464,7 +458,7 @@ class StreamParser:
 
     def _flush(self, truncated: bool, cut_token: bool) -> None:
         """Decide about all that is held back; afterwards the answer is over."""
-        rest = self._held + self._buffer
+        rest = self._release() + self._buffer
         if self._writer is not None:
             self._abort()
         elif self._step == self._verbatim and self._bare and not truncated:
@@ -476,7 +470,7 @@ class StreamParser:
             cut_token or (truncated and rest.startswith("\n\n"))
         ):
             self._show(rest)
-        self._held = self._buffer = ""
+        self._buffer = ""
         self._finish_answer()
 
 

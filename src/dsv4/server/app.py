@@ -145,17 +145,20 @@ async def _read(request: Request) -> ChatBody:
 
 
 async def _collect(job: Job, request: Request) -> list[Event | Finish]:
-    """All events of a job; gives up when the client has gone."""
-    events: list[Event | Finish] = []
-    try:
-        async for event in job.events(idle=1.0):
-            if event is not None:
-                events.append(event)
-            elif await request.is_disconnected():
-                break
-    finally:
+    """All events of a job, which is cancelled when the client goes."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
         job.cancel()
-    if not events or not isinstance(events[-1], Finish):
+
+    watcher = asyncio.create_task(watch())
+    try:
+        events = [event async for event in job.events(idle=60.0) if event is not None]
+    finally:
+        watcher.cancel()
+        job.cancel()
+    if not events:
         raise RequestError("the request was cancelled", status=503, code="overloaded")
     return events
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
 
 from dsv4.chat.engine import Engine, Finish, Prepared
@@ -71,34 +71,32 @@ class Worker:
 
     def __init__(self, engine: Engine, capacity: int) -> None:
         self.engine = engine
-        self._jobs: queue.Queue[Job | None] = queue.Queue(capacity)
+        self._capacity = capacity
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()  # guards the three fields around it
         self._current: Job | None = None
-        self._stopping = threading.Event()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="dsv4-worker", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Refuse new jobs, cancel those there are and wait for the thread."""
-        self._stopping.set()
-        current = self._current
-        if current is not None:
-            current.cancel()
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is not None:
-                job.put(RequestError("the server is stopping", status=503, code="overloaded"))
+        """Refuse new jobs, end those there are with an error and wait for the thread."""
+        with self._changed:
+            self._stopping = True
+            if self._current is not None:
+                self._current.cancel()
+            for job in self._jobs:
+                job.put(_stopping())
                 job.put(None)
-        self._jobs.put(None)
+            self._jobs.clear()
+            self._changed.notify()
         self._thread.join()
 
     @property
     def waiting(self) -> int:
-        return self._jobs.qsize()
+        return len(self._jobs)
 
     @property
     def running(self) -> int:
@@ -106,33 +104,53 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Queue a job. Raises RequestError: 429 if the queue is full, 503 when stopping."""
-        if self._stopping.is_set():
-            raise RequestError("the server is stopping", status=503, code="overloaded")
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise RequestError(
-                f"{self._jobs.maxsize} requests are waiting already; try again in {RETRY_AFTER} s",
-                status=429,
-                code="rate_limit_exceeded",
-            ) from None
+        with self._changed:
+            if self._stopping:
+                raise _stopping()
+            self._drop_cancelled()
+            if len(self._jobs) >= self._capacity:
+                raise RequestError(
+                    f"{self._capacity} requests are waiting already; try again in {RETRY_AFTER} s",
+                    status=429,
+                    code="rate_limit_exceeded",
+                )
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._jobs if job.is_cancelled()]:
+            self._jobs.remove(job)
+            job.put(None)
+
+    def _next(self) -> Job | None:
+        """Wait for a job and make it the current one; None when stopping."""
+        with self._changed:
+            self._current = None
+            self._changed.wait_for(lambda: self._jobs or self._stopping)
+            self._drop_cancelled()
+            if self._jobs:
+                self._current = self._jobs.popleft()
+            return self._current
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._current = job
-            if not job.is_cancelled():
+        while not self._stopping:
+            job = self._next()
+            if job is not None:
                 self._answer(job)
-            self._current = None
-            job.put(None)
+                job.put(None)
 
     def _answer(self, job: Job) -> None:
         try:
             for event in self.engine.answer(job.prepared, cancelled=job.is_cancelled):
                 if isinstance(event, Finish) and event.reason == "cancelled":
-                    raise RequestError("the server is stopping", status=503, code="overloaded")
+                    raise _stopping()  # a client that left reads this no more
                 job.put(event)
         except RequestError as error:
             job.put(error)
         except Exception as error:
             logger.exception("a request failed")
             job.put(error)
+
+
+def _stopping() -> RequestError:
+    return RequestError("the server is stopping", status=503, code="overloaded")

@@ -1,0 +1,204 @@
+"""The real `openai` client against a real server on a real socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from dsv4.chat.engine import Engine
+from dsv4.server import app as server_app
+
+Build = Callable[..., Engine]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+CALL = (
+    '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
+    '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
+    "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+)
+HELLO: Any = [{"role": "user", "content": "hello"}]
+
+
+@contextmanager
+def served(engine: Engine, **options: Any) -> Iterator[str]:
+    """The base URL of a server for `engine`, on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(
+            server_app.create_app(engine, **options),
+            log_level="error",
+            timeout_graceful_shutdown=1,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            _wait(lambda: server.started)
+            yield base
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def client(engine: Engine, **options: Any) -> Iterator[openai.OpenAI]:
+    with (
+        served(engine, **options) as base,
+        openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0) as made,
+    ):
+        yield made
+
+
+def test_answer(scripted: Build) -> None:
+    with client(scripted("Hello!")) as api:
+        answer = api.chat.completions.create(model="scripted", messages=HELLO)
+    assert answer.choices[0].message.content == "Hello!"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None and answer.usage.completion_tokens == 6
+
+
+def test_stream_with_thinking(scripted: Build) -> None:
+    with client(scripted("hm</think>42")) as api:
+        stream = api.chat.completions.create(
+            model="deepseek-reasoner",
+            messages=HELLO,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        sent = list(stream)
+    deltas = [chunk.choices[0].delta for chunk in sent if chunk.choices]
+    reasoning = "".join(getattr(d, "reasoning_content", None) or "" for d in deltas)
+    assert reasoning == "hm"
+    assert "".join(d.content or "" for d in deltas) == "42"
+    assert sent[-1].usage is not None
+    details = sent[-1].usage.completion_tokens_details
+    assert details is not None and details.reasoning_tokens == 3
+
+
+def test_tool_round_trip(scripted: Build) -> None:
+    with client(scripted("Looking." + CALL)) as api:
+        first = api.chat.completions.create(
+            model="scripted", messages=HELLO, tools=[WEATHER], max_tokens=400
+        )
+        message = first.choices[0].message
+        assert message.tool_calls is not None
+        (call,) = message.tool_calls
+        assert call.type == "function"
+        assert json.loads(call.function.arguments) == {"city": "Paris"}
+        result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+        history: Any = [*HELLO, message.model_dump(exclude_none=True), result]
+        second = api.chat.completions.create(
+            model="scripted", messages=history, tools=[WEATHER], max_tokens=400
+        )
+    assert second.usage is not None and first.usage is not None
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+
+
+def test_streamed_tool_call(scripted: Build) -> None:
+    with (
+        client(scripted(CALL)) as api,
+        api.chat.completions.stream(
+            model="scripted", messages=HELLO, tools=[WEATHER], max_tokens=400
+        ) as stream,
+    ):
+        final = stream.get_final_completion()
+    choice = final.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    assert choice.message.tool_calls[0].function.arguments == '{"city": "Paris"}'
+
+
+def test_errors_are_the_clients_exceptions(scripted: Build) -> None:
+    with client(scripted("x")) as api:
+        with pytest.raises(openai.BadRequestError, match="Model Not Exist"):
+            api.chat.completions.create(model="gpt-17", messages=HELLO)
+        with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
+            api.chat.completions.create(model="scripted", messages=HELLO, temperature=3)
+        long: Any = [{"role": "user", "content": "x" * 5000}]
+        with pytest.raises(openai.BadRequestError) as caught:
+            api.chat.completions.create(model="scripted", messages=long)
+        assert caught.value.code == "context_length_exceeded"
+
+
+def test_models(scripted: Build) -> None:
+    with client(scripted("x")) as api:
+        assert "scripted" in [model.id for model in api.models.list()]
+
+
+def test_full_queue_is_429_with_retry_after(scripted: Build) -> None:
+    engine = scripted("a" * 4000, delay=0.02)
+    with client(engine, queue=1) as api:
+        running = api.chat.completions.create(
+            model="scripted", messages=HELLO, stream=True, max_tokens=4000
+        )
+        next(iter(running))
+        _wait(lambda: _health(api)["running"] == 1 and _health(api)["waiting"] == 0)
+        waiting = api.chat.completions.create(
+            model="scripted", messages=HELLO, stream=True, max_tokens=1
+        )
+        with pytest.raises(openai.RateLimitError) as caught:
+            api.chat.completions.create(model="scripted", messages=HELLO)
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        running.close()
+        assert [c.choices[0].finish_reason for c in waiting][-1] == "length"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_the_model(scripted: Build, stream: bool) -> None:
+    engine = scripted("a" * 4000, delay=0.02)
+    body = {"model": "scripted", "messages": HELLO, "stream": stream, "max_tokens": 4000}
+    with served(engine) as base:
+
+        def running() -> int:
+            return int(httpx.get(f"{base}/health").json()["running"])
+
+        address = base.removeprefix("http://").split(":")
+        raw = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
+        with socket.create_connection((address[0], int(address[1]))) as connection:
+            connection.sendall(head.encode() + b"\r\n" + raw)
+            _wait(lambda: running() == 1)
+        _wait(lambda: running() == 0)
+        answer = httpx.post(f"{base}/v1/chat/completions", json=body | {"max_tokens": 1}).text
+        assert '"length"' in answer
+
+
+def test_keep_alive_comments_while_waiting(
+    scripted: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_app, "KEEP_ALIVE_SECONDS", 0.05)
+    engine = scripted("ab", delay=0.3)
+    body = {"model": "scripted", "messages": HELLO, "stream": True}
+    with served(engine) as base:
+        text = httpx.post(f"{base}/v1/chat/completions", json=body).text
+    assert text.count(": keep-alive\n\n") >= 3
+    assert text.endswith("data: [DONE]\n\n")
+
+
+def _health(api: openai.OpenAI) -> dict[str, Any]:
+    address = str(api.base_url).removesuffix("/v1/")
+    answer: dict[str, Any] = httpx.get(f"{address}/health").json()
+    return answer

@@ -1,0 +1,271 @@
+"""The HTTP API in process: shapes, errors and limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from dsv4.chat.engine import Engine
+from dsv4.server.app import create_app
+
+CALL = (
+    'Let me see.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
+    '<｜DSML｜parameter name="city" string="true">Pa"ris</｜DSML｜parameter>\n'
+    '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
+    "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+)
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+Build = Callable[..., Engine]
+
+
+@contextmanager
+def client(engine: Engine, **options: Any) -> Iterator[TestClient]:
+    with TestClient(create_app(engine, **options), raise_server_exceptions=False) as made:
+        yield made
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+def chunks(response: Any) -> list[dict[str, Any]]:
+    """The JSON of every event of a stream, which has to end in [DONE]."""
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
+def test_answer(scripted: Build, path: str) -> None:
+    with client(scripted("Hello!")) as http:
+        response = http.post(path, json=body())
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "scripted"
+    (choice,) = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "Hello!"}
+    assert choice["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == 6
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 6
+    assert (
+        usage["prompt_cache_hit_tokens"] + usage["prompt_cache_miss_tokens"]
+        == (usage["prompt_tokens"])
+    )
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
+
+
+def test_thinking(scripted: Build) -> None:
+    asked = body(thinking={"type": "enabled"})
+    with client(scripted("hm</think>42")) as http:
+        message = http.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "42", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinks"),
+    [
+        ({}, False),  # the folder's default
+        ({"thinking": {"type": "enabled"}}, True),
+        ({"thinking": {"type": "disabled"}, "reasoning_effort": "max"}, False),
+        ({"reasoning_effort": "low"}, True),
+        ({"reasoning_effort": "none"}, False),
+        ({"model": "deepseek-reasoner"}, True),
+        ({"model": "deepseek-chat"}, False),
+        ({"model": "deepseek-v4-flash"}, False),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, True),
+        ({"chat_template_kwargs": {"thinking": False}, "model": "deepseek-reasoner"}, False),
+    ],
+)
+def test_who_decides_about_thinking(scripted: Build, fields: dict[str, Any], thinks: bool) -> None:
+    with client(scripted("a</think>b")) as http:
+        answer = http.post("/v1/chat/completions", json=body(**fields)).json()
+    assert ("reasoning_content" in answer["choices"][0]["message"]) == thinks
+
+
+def test_tool_call(scripted: Build) -> None:
+    with client(scripted(CALL)) as http:
+        answer = http.post(
+            "/v1/chat/completions", json=body(tools=[WEATHER], max_tokens=500)
+        ).json()
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "Let me see."
+    (call,) = choice["message"]["tool_calls"]
+    assert call["type"] == "function" and call["id"].startswith("call_00_")
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": 'Pa"ris', "days": 3}
+
+
+def test_tool_choice_none_hides_the_tools(scripted: Build) -> None:
+    with client(scripted(CALL)) as http:
+        asked = body(tools=[WEATHER], tool_choice="none")
+        answer = http.post("/v1/chat/completions", json=asked).json()
+    assert "tool_calls" not in answer["choices"][0]["message"]
+
+
+def test_stream_has_the_recorded_shape(scripted: Build) -> None:
+    asked = body(stream=True, thinking={"type": "enabled"}, tools=[WEATHER], max_tokens=500)
+    with client(scripted("hm</think>" + CALL)) as http:
+        response = http.post("/v1/chat/completions", json=asked)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    sent = chunks(response)
+    assert len({(c["id"], c["created"], c["model"]) for c in sent}) == 1
+    assert all(c["object"] == "chat.completion.chunk" for c in sent)
+    deltas = [c["choices"][0]["delta"] for c in sent]
+    assert deltas[0] == {"role": "assistant", "content": None, "reasoning_content": ""}
+    assert all("role" not in delta for delta in deltas[1:])
+    assert deltas[1] == {"content": None, "reasoning_content": "h"}
+    assert "".join(d.get("reasoning_content") or "" for d in deltas) == "hm"
+    assert "".join(d.get("content") or "" for d in deltas) == "Let me see."
+    calls = [d["tool_calls"][0] for d in deltas if "tool_calls" in d]
+    assert calls[0]["type"] == "function" and calls[0]["function"]["arguments"] == ""
+    assert all("id" not in call for call in calls[1:])
+    arguments = "".join(call["function"]["arguments"] for call in calls)
+    assert json.loads(arguments) == {"city": 'Pa"ris', "days": 3}
+    reasons = [c["choices"][0]["finish_reason"] for c in sent]
+    assert reasons == [None] * (len(sent) - 1) + ["tool_calls"]
+    assert deltas[-1] == {"content": "", "reasoning_content": None}
+    assert [c["usage"] is None for c in sent] == [True] * (len(sent) - 1) + [False]
+
+
+def test_usage_chunk_on_request(scripted: Build) -> None:
+    asked = body(stream=True, stream_options={"include_usage": True})
+    with client(scripted("abc")) as http:
+        sent = chunks(http.post("/v1/chat/completions", json=asked))
+    assert sent[-1]["choices"] == []
+    assert sent[-1]["usage"]["completion_tokens"] == 3
+    assert all(c["usage"] is None for c in sent[:-1])
+    assert [c["choices"][0]["finish_reason"] for c in sent[-2:-1]] == ["stop"]
+
+
+def test_stream_and_whole_say_the_same(scripted: Build) -> None:
+    with client(scripted("Grüße, 世界")) as http:
+        whole = http.post("/v1/chat/completions", json=body()).json()
+        sent = chunks(http.post("/v1/chat/completions", json=body(stream=True)))
+    text = "".join(c["choices"][0]["delta"]["content"] for c in sent)
+    assert text == whole["choices"][0]["message"]["content"] == "Grüße, 世界"
+    assert sent[-1]["usage"] == whole["usage"]
+
+
+@pytest.mark.parametrize("stop", ["lo", ["x", "lo"]])
+def test_stop(scripted: Build, stop: Any) -> None:
+    with client(scripted("Hello")) as http:
+        (choice,) = http.post("/v1/chat/completions", json=body(stop=stop)).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Hel", "stop")
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_max_tokens(scripted: Build, field: str) -> None:
+    with client(scripted("Hello")) as http:
+        answer = http.post("/v1/chat/completions", json=body(**{field: 2})).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+def test_models_and_health(scripted: Build) -> None:
+    with client(scripted("x")) as http:
+        listed = http.get("/v1/models").json()
+        assert http.get("/models").json() == listed
+        assert listed["object"] == "list"
+        names = [entry["id"] for entry in listed["data"]]
+        assert names[0] == "scripted" and "deepseek-chat" in names
+        health = http.get("/health").json()
+    assert health["status"] == "ok" and health["model"] == "scripted"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"messages": []}, 422, "messages"),
+        ({"messages": "hi"}, 422, "messages"),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, 400, None),
+        ({"messages": [{"role": "user"}]}, 400, None),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "messages"),
+        ({"model": "gpt-17"}, 400, "model"),
+        ({"model": None}, 422, "model"),
+        ({"temperature": 2.5}, 422, "temperature"),
+        ({"temperature": "hot"}, 422, None),
+        ({"top_p": 0}, 422, "top_p"),
+        ({"max_tokens": 0}, 422, "max_tokens"),
+        ({"seed": 2**70}, 422, "seed"),
+        ({"stop": ["x"] * 17}, 422, None),
+        ({"tools": [{"function": {"name": "not a name"}}]}, 422, None),
+        ({"tools": [WEATHER] * 129}, 422, "tools"),
+        ({"n": 2}, 400, "n"),
+        ({"logprobs": True}, 400, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+        ({"tool_choice": "required"}, 400, "tool_choice"),
+        ({"reasoning_effort": "enormous"}, 422, "reasoning_effort"),
+    ],
+)
+def test_refusals(scripted: Build, fields: dict[str, Any], status: int, param: str | None) -> None:
+    with client(scripted("x")) as http:
+        response = http.post("/v1/chat/completions", json=body(**fields))
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["message"] and "\n" not in error["message"]
+    if param is not None:
+        assert error["param"] == param
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_bodies_that_are_no_request(scripted: Build, content: bytes) -> None:
+    with client(scripted("x")) as http:
+        response = http.post("/v1/chat/completions", content=content)
+        assert response.status_code in (400, 422)
+        assert response.json()["error"]["type"] == "invalid_request_error"
+        assert http.post("/v1/chat/completions", json=body()).status_code == 200
+
+
+def test_large_body(scripted: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4.server.app.MAX_BODY", 1000)
+    with client(scripted("x")) as http:
+        response = http.post("/v1/chat/completions", json=body(user="u" * 1000))
+    assert response.status_code == 413
+    assert "body exceeds" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("method_path", [("GET", "/v1/chat/completions"), ("GET", "/nowhere")])
+def test_wrong_routes_have_the_error_body(scripted: Build, method_path: tuple[str, str]) -> None:
+    with client(scripted("x")) as http:
+        response = http.request(*method_path)
+    assert response.status_code in (404, 405)
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_unknown_fields_are_ignored(scripted: Build) -> None:
+    with client(scripted("x")) as http:
+        asked = body(user="me", store=False, frequency_penalty=1, metadata={"a": 1})
+        assert http.post("/v1/chat/completions", json=asked).status_code == 200
+
+
+def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(
+    scripted: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted("x")
+    answer = engine.answer
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError("secret detail")
+
+    with client(engine) as http:
+        monkeypatch.setattr(engine, "answer", broken)
+        response = http.post("/v1/chat/completions", json=body())
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "server_error"
+        assert "secret" not in response.text
+        streamed = http.post("/v1/chat/completions", json=body(stream=True)).text
+        assert '"error"' in streamed and "[DONE]" not in streamed
+        assert 'finish_reason": "stop' not in streamed
+        monkeypatch.setattr(engine, "answer", answer)
+        assert http.post("/v1/chat/completions", json=body()).status_code == 200

@@ -204,9 +204,6 @@ def _read_calls(calls: object, where: str) -> tuple[ToolCall, ...]:
         return ()
     read = []
     for i, call in enumerate(_sequence(calls, f"{where}: tool_calls")):
-        if isinstance(call, ToolCall):
-            read.append(call)
-            continue
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping):
             raise EncodingError(

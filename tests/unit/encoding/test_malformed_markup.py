@@ -101,6 +101,7 @@ def test_bare_invoke_is_text_unless_asked_for() -> None:
         ("n", "5 apples", '{"n": "5 apples"}'),
         ("n", "+5", '{"n": 5}'),
         ("x", "5.", '{"x": 5.0}'),
+        ("x", "five", '{"x": "five"}'),
         ("x", "nan", '{"x": "nan"}'),
         ("x", "1e999", '{"x": "1e999"}'),
         ("b", "True", '{"b": true}'),
@@ -168,6 +169,10 @@ def test_single_wrapper_parameter_is_unwrapped_if_it_fits(key: str, attribute: s
     for misfit in ('{"z": 1}', '{"n": "one"}', "[1]", "text"):
         (made,) = call(misfit)[0].tool_calls
         assert str(made.arguments).startswith(f'{{"{key}": ')
+    later = parameter(key, '{"a": "x"}', attribute)
+    number = parameter("n", "1", ' string="false"')
+    (made,) = read(block(invoke("f", number, later)))[0].tool_calls
+    assert str(made.arguments).startswith(f'{{"n": 1, "{key}": ')
     (both,) = call('{"a":"x"}', parameter("n", "1", ' string="false"'))[0].tool_calls
     assert str(both.arguments).startswith(f'{{"{key}": ')
     assert str(both.arguments).endswith(', "n": 1}')
@@ -221,6 +226,24 @@ def test_invalid_invoke_cut_in_the_middle_is_not_shown() -> None:
         reply, malformed = read("so" + text[:at], truncated=True)
         assert reply == Reply(None, "so")
         assert malformed == {"unclosed_block": 1}
+
+
+@pytest.mark.parametrize("calls", [(), (CALL,)])
+def test_invalid_invoke_that_is_never_closed(calls: tuple[str, ...]) -> None:
+    bad = f'<{D}invoke name="h">\nx'
+    made = MADE * len(calls)
+    reply, malformed = read("so" + block(*calls, bad))
+    shown = f"{bad}\n</{D}tool_calls>"
+    if not calls:
+        shown = f"so\n\n<{D}tool_calls>\n{shown}"
+        assert reply == Reply(None, shown)
+    else:
+        assert reply == Reply(None, "so" + shown, made)
+    assert malformed == {"invalid_name": 1}
+    ended = "so" + block(*calls, bad).removesuffix(f"</{D}tool_calls>") + EOS
+    reply, malformed = read(ended)
+    assert reply == Reply(None, "so", made)
+    assert malformed["unclosed_invoke"] == 1
 
 
 def test_stray_closers_are_dropped_and_counted() -> None:
@@ -296,7 +319,7 @@ def test_markup_in_a_value_is_part_of_it() -> None:
 
 
 def test_end_inside_a_call() -> None:
-    for cut in (CALL[: CALL.index("1")], CALL[: CALL.index("1") + 1], CALL[:-20]):
+    for cut in (CALL[: CALL.index("1")], CALL[: CALL.index("1") + 1], CALL[:-20], CALL[:-16]):
         for end in (EOS, ""):
             reply, malformed = read(f"so\n\n<{D}tool_calls>\n{cut}{end}")
             assert reply == Reply(None, "so")

@@ -188,6 +188,8 @@ class Session:
             raise UsageError(f"cannot read {name}: {error.strerror}", "/load talk.json") from error
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{name} is not JSON: {error}") from error
+        if not isinstance(messages, list):
+            raise UsageError(f"{name} holds no list of messages", "/save writes one")
         read_messages(messages)
         first = messages[0]
         has_system = first["role"] == "system"

@@ -6,7 +6,10 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def note(message: str) -> None:
@@ -17,6 +20,17 @@ def note(message: str) -> None:
 def write_json(value: Any) -> None:
     """The result of a command run with `--json`."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def output() -> Console:
+    """Standard output for tables; lines are not cut where it is no terminal."""
+    from rich.console import Console
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit with an error code
+
+    return Output(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 class Done(Protocol):

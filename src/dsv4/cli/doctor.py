@@ -10,16 +10,15 @@ from dsv4.cli.options import JsonOption
 
 def doctor(as_json: JsonOption = False) -> None:
     """Show what this machine has and what dsv4 does with it."""
-    from dsv4.cli.console import size, write_json
+    from dsv4.cli.console import output, size, write_json
 
     facts = examine()
     if as_json:
         write_json(facts)
         return
-    from rich.console import Console
     from rich.table import Table
 
-    out = Console(highlight=False)
+    out = output()
     rows = Table(box=None, show_header=False)
     for name, value in facts.items():
         if name == "ops":

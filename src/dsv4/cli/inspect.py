@@ -136,12 +136,11 @@ def _tensors(config: ModelConfig) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any], config: ModelConfig) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from dsv4.cli.console import quantity, size
+    from dsv4.cli.console import output, quantity, size
 
-    out = Console(highlight=False, width=None if Console().is_terminal else 110)
+    out = output()
 
     def table(title: str, *columns: str) -> Table:
         made = Table(

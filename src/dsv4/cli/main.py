@@ -100,10 +100,12 @@ def main(arguments: list[str]) -> int:
     debug = "--debug" in own
     own = [argument for argument in own if argument != "--debug"]
     try:
-        result = typer.main.get_command(app).main(
-            own + separator + rest, prog_name="dsv4", standalone_mode=False
-        )
-        return result if isinstance(result, int) else 0
+        command: Any = typer.main.get_command(app)
+        with command.make_context("dsv4", own + separator + rest) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as done:
+        return done.exit_code
     except Dsv4Error as error:
         if debug:
             traceback.print_exc()

@@ -162,11 +162,12 @@ class State:
         return low
 
     def rewind(self, length: int) -> None:
-        """Forget every token from position `length` on.
+        """Forget every token from position `length` on (to 0 from anywhere).
 
         Raises StateError if `length` is ahead of the state or further back than it holds.
         """
-        if not 0 <= length <= self.length or (length < self.earliest and length < self.length):
+        reachable = length in (0, self.length) or self.earliest <= length < self.length
+        if not reachable:
             raise StateError(
                 f"a state of {self.length} tokens can not be rewound to {length}",
                 f"it reaches back to {self.earliest}; clone() it earlier, or prefill again",

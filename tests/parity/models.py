@@ -1,0 +1,87 @@
+"""Freshly drawn small models for the parity tests, and the oracle made from the same weights."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint import export_transformers
+from dsv4.config import CSA, HCA, SWA, ModelConfig, preset
+from dsv4.model.transformer import Transformer
+from dsv4.model.weights import init_weights
+
+FLASH_LIKE = (SWA, SWA, CSA, HCA, CSA)
+PRO_LIKE = (HCA, HCA, CSA, HCA)
+
+
+def draw_config(seed: int, schedule: tuple[int, ...]) -> ModelConfig:
+    """A random small architecture with the given layer schedule."""
+    rng = random.Random(seed)
+    heads = rng.choice((4, 8))
+    experts = rng.choice((5, 8))
+    head_dim = rng.choice((32, 48, 64))
+    return replace(
+        preset("tiny"),
+        vocab_size=rng.choice((97, 160)),
+        hidden_size=rng.choice((48, 64, 80)),
+        moe_intermediate_size=rng.choice((24, 40)),
+        num_hidden_layers=len(schedule),
+        num_attention_heads=heads,
+        head_dim=head_dim,
+        qk_rope_head_dim=rng.choice((8, 16, 32)),
+        q_lora_rank=rng.choice((24, 40)),
+        o_groups=rng.choice((2, 4)),
+        o_lora_rank=rng.choice((16, 24)),
+        index_n_heads=16,
+        index_head_dim=32,
+        index_topk=rng.choice((5, 8, 13)),
+        n_routed_experts=experts,
+        num_experts_per_tok=rng.choice((2, 3)),
+        routed_scaling_factor=rng.choice((1.5, 2.5)),
+        compress_ratios=(*schedule, SWA),
+        num_hash_layers=rng.choice((1, 2)),
+        sliding_window=rng.choice((16, 128)),
+    )
+
+
+@torch.no_grad()
+def draw_model(config: ModelConfig, seed: int) -> Transformer:
+    """Random weights of a size at which every part matters (sinks, biases, mixing, gates)."""
+    model = Transformer(config)
+    init_weights(model, seed)
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=rng)
+        leaf = name.rpartition(".")[2]
+        if "norm" in name:
+            parameter.copy_(1 + 0.2 * noise)
+        elif leaf.endswith("_scale"):
+            parameter.copy_(0.5 + 0.3 * noise)
+        elif leaf.endswith("_base") or leaf in ("attn_sink", "ape", "bias"):
+            parameter.copy_(0.5 * noise)
+        else:
+            parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+    return model.eval()
+
+
+def oracle(model: Transformer, folder: Path) -> torch.nn.Module:
+    """transformers' DeepseekV4ForCausalLM with the same weights, float32, eager attention."""
+    export_transformers(model, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import DeepseekV4ForCausalLM
+
+        other = DeepseekV4ForCausalLM.from_pretrained(
+            folder, attn_implementation="eager", dtype=torch.float32
+        )
+    return other.eval()
+
+
+def tokens(config: ModelConfig, length: int, seed: int, batch: int = 1) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(0, config.vocab_size, (batch, length), generator=rng)

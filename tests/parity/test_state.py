@@ -1,0 +1,209 @@
+"""Prefill, any chunking, single tokens, rewinding, cloning and restoring give the same numbers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dsv4.config import ModelConfig
+from dsv4.errors import StateError, UsageError
+from dsv4.model.state import State
+from dsv4.model.transformer import Transformer
+from tests.parity.models import FLASH_LIKE, PRO_LIKE, draw_config, draw_model, tokens
+
+LENGTH = 1100
+SCHEDULES = {"flash": FLASH_LIKE, "pro": PRO_LIKE}
+TOLERANCE = 1e-5
+
+
+@cache
+def drawn(kind: str) -> tuple[ModelConfig, Transformer, Tensor, Tensor]:
+    """(config, model, ids, logits of one stateless forward pass)."""
+    config = draw_config(7, SCHEDULES[kind])
+    model = draw_model(config, 7)
+    ids = tokens(config, LENGTH, 7)
+    with torch.no_grad():
+        return config, model, ids, model(ids).logits_BTV
+
+
+@torch.no_grad()
+def feed(model: Transformer, state: State, ids: Tensor, sizes: list[int]) -> Tensor:
+    """Logits of `ids` fed to `state` in pieces of the given sizes, the last one repeating."""
+    logits, at = [], 0
+    while at < ids.shape[1]:
+        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+        logits.append(model(ids[:, at : at + size], state).logits_BTV)
+        at += size
+    return torch.cat(logits, 1)
+
+
+def distance(found: Tensor, want: Tensor) -> float:
+    return ((found - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("chunk", [1, 3, 64, 127, 128, 1000, LENGTH])
+def test_any_chunking(kind: str, chunk: int) -> None:
+    _, model, ids, want = drawn(kind)
+    length = {1: 300, 3: 700}.get(chunk, LENGTH)  # small steps are slow; 300 holds two HCA blocks
+    found = feed(model, model.new_state(), ids[:, :length], [chunk])
+    assert distance(found, want[:, :length]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.integers(5, 140), min_size=1, max_size=4),
+    back=st.lists(st.integers(0, 128), min_size=1, max_size=3),
+)
+def test_rewind_and_replay(kind: str, sizes: list[int], back: list[int]) -> None:
+    """Going back and feeding the true tokens again changes nothing, whatever came between."""
+    config, model, ids, want = drawn(kind)
+    state = model.new_state()
+    feed(model, state, ids[:, :300], list(sizes))
+    for distance_back in back:
+        wrong = tokens(config, 9, distance_back)
+        feed(model, state, wrong, [4])
+        state.rewind(300)
+        target = 300 - min(distance_back, 300 - state.earliest)
+        state.rewind(target)
+        found = feed(model, state, ids[:, target:300], list(sizes)) if target < 300 else None
+        if found is not None:
+            assert distance(found, want[:, target:300]) <= TOLERANCE
+    found = feed(model, state, ids[:, 300:440], list(sizes))
+    assert distance(found, want[:, 300:440]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("back", [0, 1, 2, 3, 4, 5, 63, 126, 127, 128])
+def test_a_rewind_of_up_to_128_tokens_is_always_possible(back: int) -> None:
+    _, model, ids, want = drawn("flash")
+    state = model.new_state()
+    start = 400
+    feed(model, state, ids[:, :start], [128])
+    state.rewind(start - back)
+    found = feed(model, state, ids[:, start - back : start + 2], [back + 2])
+    assert distance(found, want[:, start - back : start + 2]) <= TOLERANCE
+
+
+def test_rewinding_too_far_is_refused_and_harmless() -> None:
+    _, model, ids, want = drawn("flash")
+    state = model.new_state()
+    feed(model, state, ids[:, :1000], [500])
+    with pytest.raises(StateError, match="can not be rewound to 3"):
+        state.rewind(3)
+    with pytest.raises(StateError):
+        state.rewind(1001)
+    assert state.length == 1000
+    found = feed(model, state, ids[:, 1000:1010], [10])
+    assert distance(found, want[:, 1000:1010]) <= TOLERANCE
+    state.rewind(0)
+    assert distance(feed(model, state, ids[:, :200], [77]), want[:, :200]) <= TOLERANCE
+
+
+def test_clone_is_independent() -> None:
+    config, model, ids, want = drawn("flash")
+    state = model.new_state()
+    feed(model, state, ids[:, :333], [50])
+    other = state.clone()
+    feed(model, other, tokens(config, 200, 1), [60])
+    found = feed(model, state, ids[:, 333:400], [9])
+    assert distance(found, want[:, 333:400]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_stored_state_continues_exactly(kind: str) -> None:
+    _, model, ids, _ = drawn(kind)
+    state = model.new_state()
+    feed(model, state, ids[:, :517], [100])
+    restored = model.new_state()
+    restored.load_tensors(state.to_tensors())
+    assert torch.equal(
+        feed(model, restored, ids[:, 517:600], [83]), feed(model, state, ids[:, 517:600], [83])
+    )
+
+
+def test_a_state_of_another_model_is_refused() -> None:
+    _, flash, ids, _ = drawn("flash")
+    _, pro, _, _ = drawn("pro")
+    state = flash.new_state()
+    feed(flash, state, ids[:, :40], [40])
+    with pytest.raises(StateError, match="does not belong"):
+        pro.new_state().load_tensors(state.to_tensors())
+    damaged = state.to_tensors()
+    damaged["layers.0.window"] = damaged["layers.0.window"][:, :-1]
+    fresh = flash.new_state()
+    with pytest.raises(StateError, match=r"layers\.0\.window"):
+        fresh.load_tensors(damaged)
+    assert fresh.length == 0
+
+
+def test_mtp_decodes_as_it_prefills() -> None:
+    _, model, ids, _ = drawn("flash")
+    with torch.no_grad():
+        streams = model(ids[:, :200]).streams_BTSD
+        want = model.predict_next(streams[:, :-1], ids[:, 1:200]).logits_BTV
+        state = model.new_mtp_state()
+        steps = [
+            model.predict_next(streams[:, i:j], ids[:, i + 1 : j + 1], state).logits_BTV
+            for i, j in [(0, 150), (150, 151), (151, 199)]
+        ]
+    assert distance(torch.cat(steps, 1), want) <= TOLERANCE
+
+
+def test_sequences_of_a_batch_do_not_touch() -> None:
+    config, model, _, _ = drawn("flash")
+    ids = tokens(config, 150, 3, batch=3)
+    state = model.new_state(batch=3)
+    together = feed(model, state, ids, [64])
+    for row in range(3):
+        with torch.no_grad():
+            alone = model(ids[row : row + 1]).logits_BTV
+        assert distance(together[row : row + 1], alone) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("at", [0, 100, 127, 128, 300, 511, 640])
+def test_causality(kind: str, at: int) -> None:
+    """Another token at one position changes that position and no earlier one."""
+    config, model, ids, want = drawn(kind)
+    edited = ids[:, :700].clone()
+    edited[0, at] = (edited[0, at] + 1) % config.vocab_size
+    with torch.no_grad():
+        found = model(edited).logits_BTV
+    if at:
+        assert distance(found[:, :at], want[:, :at]) <= TOLERANCE
+    assert not torch.allclose(found[:, at], want[:, at])
+
+
+def test_bad_calls_leave_the_state_alone() -> None:
+    config, model, ids, want = drawn("flash")
+    state = model.new_state()
+    feed(model, state, ids[:, :10], [10])
+    for bad in (
+        torch.tensor([[config.vocab_size]]),
+        torch.tensor([[-1]]),
+        torch.zeros(1, 0, dtype=torch.int64),
+        torch.zeros(2, 3, dtype=torch.int64),
+        torch.zeros(1, 3),
+        torch.zeros(3, dtype=torch.int64),
+    ):
+        with pytest.raises(UsageError):
+            model(bad, state)
+    found = feed(model, state, ids[:, 10:20], [10])
+    assert distance(found, want[:, 10:20]) <= TOLERANCE
+
+
+def test_stored_entries_follow_the_compression() -> None:
+    """Bytes of the part that grows: entries and index keys, as the cost formula counts them."""
+    config, model, ids, _ = drawn("flash")
+    state = model.new_state()
+    feed(model, state, ids[:, :512], [512])
+    grown = sum(t.nbytes for name, t in state.to_tensors().items() if name.endswith(".entries"))
+    csa, hca = config.layer_ratios.count(4), config.layer_ratios.count(128)
+    per_token = csa * (config.head_dim + config.index_head_dim) / 4 + hca * config.head_dim / 128
+    assert grown == 512 * per_token * 4

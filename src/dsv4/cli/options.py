@@ -12,7 +12,7 @@ ModelArgument = Annotated[
     str, typer.Argument(help="nano (bundled), a model folder, or a hub id.", metavar="MODEL")
 ]
 OptionalModel = Annotated[
-    str, typer.Argument(help="nano (bundled), a model folder, or a hub id.", metavar="[MODEL]")
+    str, typer.Argument(help="nano (bundled), a model folder, or a hub id.", metavar="MODEL")
 ]
 DEFAULT_MODEL = DEFAULT
 

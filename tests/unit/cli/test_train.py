@@ -1,0 +1,98 @@
+"""`dsv4 train` end to end on a few sentences: train, stop, go on, use the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import dsv4
+from dsv4.cli.main import main
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpora"
+    folder.mkdir()
+    animals = "cat dog fox owl hen cow pig bee ant elk".split()
+    texts = [f"The {a} sees the {b}. Then the {b} runs away." for a in animals for b in animals]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (folder / "animals.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def arguments(corpora: Path, out: Path, tokenizer: Path, config: Path) -> list[str]:
+    return [
+        *("train", str(out), "--corpora", str(corpora), "--files", "*.jsonl"),
+        *("--tokenizer", str(tokenizer), "--preset", str(config)),
+        *("--batch-tokens", "128", "--max-length", "64"),
+    ]
+
+
+def test_train_and_use(
+    corpora: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = arguments(corpora, out, tiny_folder / "tokenizer.json", tiny_folder / "config.json")
+    assert main([*command, "--steps", "3"]) == 0
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert "the trained model" in capsys.readouterr().err
+    model = dsv4.load(out / "model")
+    assert model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
+    assert model.tokenizer.decode(model.tokenizer.encode("fox")) == "fox"
+
+
+def test_a_run_that_was_stopped_goes_on(
+    corpora: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = arguments(corpora, out, tiny_folder / "tokenizer.json", tiny_folder / "config.json")
+    assert main([*command, "--steps", "3", "--max-minutes", "0"]) == 0
+    shown = capsys.readouterr().err
+    assert "stopped after step 1 of 3; run again to go on" in shown
+    assert not (out / "model").exists()
+    assert main([*command, "--steps", "3"]) == 0
+    assert "resuming after step 1" in capsys.readouterr().err
+    assert (out / "model" / "config.json").is_file()
+
+
+def test_recipe(corpora: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from dsv4.config import load\n"
+        "from dsv4.data.corpora import Source\n"
+        "from dsv4.training.config import TrainConfig\n"
+        "from dsv4.training.schedule import Schedule\n"
+        f"FOLDER = {str(tiny_folder)!r}\n"
+        "def config(corpora, out):\n"
+        "    source = Source('animals', '*.jsonl', 1.0, 'CC0')\n"
+        "    return TrainConfig(load(FOLDER), (source,), corpora, out, Schedule(steps=1),\n"
+        "        tokenizer=FOLDER + '/tokenizer.json', batch_tokens=128, max_length=64)\n"
+    )
+    out = tmp_path / "run"
+    assert main(["train", str(out), "--corpora", str(corpora), "--recipe", str(recipe)]) == 0
+    assert (out / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("extra", "code"),
+    [
+        ([], 2),
+        (["--files", "*.txt"], 7),
+        (["--recipe", "nowhere.py"], 2),
+        (["--recipe", "nowhere.py", "--files", "*"], 2),
+        (["--files", "*.jsonl", "--preset", "huge"], 3),
+    ],
+)
+def test_mistakes(corpora: Path, tmp_path: Path, extra: list[str], code: int) -> None:
+    assert main(["train", str(tmp_path / "run"), "--corpora", str(corpora), *extra]) == code
+
+
+def test_recipes_without_a_config(corpora: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    command = ["train", str(tmp_path / "run"), "--corpora", str(corpora), "--recipe", str(recipe)]
+    for content in ("", "def config(corpora, out): return 7"):
+        recipe.write_text(content)
+        assert main(command) == 2

@@ -219,6 +219,8 @@ def _check(config: ModelConfig) -> None:
             if not ok or not math.isfinite(value) or value <= 0:
                 raise _fail(name, value, "a positive finite number")
     layers, blocks = config.num_hidden_layers, config.num_nextn_predict_layers
+    if blocks > 1:
+        raise _fail("num_nextn_predict_layers", blocks, "0 or 1")
     ratios = config.compress_ratios
     for ratio in ratios:
         if ratio not in (SWA, CSA, HCA):
@@ -234,8 +236,6 @@ def _check(config: ModelConfig) -> None:
         raise _fail("compress_ratios", list(ratios), "0 for the entries of the MTP blocks")
     if config.n_shared_experts != 1:
         raise _fail("n_shared_experts", config.n_shared_experts, "1")
-    if blocks > 1:
-        raise _fail("num_nextn_predict_layers", blocks, "0 or 1")
     if config.num_hash_layers > layers:
         raise _fail("num_hash_layers", config.num_hash_layers, f"0 to {layers} (the layers)")
     if config.num_experts_per_tok > config.n_routed_experts:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.parity.models import FLASH_LIKE, draw_config, draw_model, tokens
 
 from dsv4.config import preset
 from dsv4.errors import UsageError
@@ -20,7 +21,6 @@ from dsv4.model.weights import (
     weights,
 )
 from dsv4.numerics.quantized import FP8, QuantizedTensor, quantize
-from tests.parity.models import FLASH_LIKE, draw_config, draw_model, tokens
 
 
 def test_yarn_table_of_the_released_models() -> None:

@@ -65,7 +65,7 @@ check: setup-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports
 	$(BIN)/python tools/line_budget.py
 	$(BIN)/python tools/cli_reference.py --check
 

@@ -23,7 +23,9 @@ from dsv4.cli.options import (
 
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="The text; - reads standard input.", metavar="PROMPT")],
+    prompt: Annotated[
+        str, typer.Argument(help="The text; - reads standard input.", metavar="PROMPT")
+    ],
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask it as a user's message instead of continuing it.")
     ] = False,

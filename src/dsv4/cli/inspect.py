@@ -15,7 +15,7 @@ CONTEXTS = (1 << 12, 1 << 17, 1 << 20)
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="A preset (flash, pro, flash-base ...) or a model.", metavar="MODEL")
+        str, typer.Argument(help="A preset (flash, pro, ...) or a model.", metavar="MODEL")
     ],
     context: Annotated[
         int, typer.Option(help="Also show cache and work at this many tokens.", min=1)

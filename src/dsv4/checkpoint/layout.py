@@ -7,8 +7,9 @@ the released Flash and Pro folders exactly, so counting this table counts those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 
 import torch
@@ -87,22 +88,28 @@ def without_mtp(config: ModelConfig) -> ModelConfig:
 
 def shards(config: ModelConfig) -> Iterator[tuple[Parameter, ...]]:
     """The weights file by file: embedding, each layer, head, MTP block (draft stages left out)."""
+    return map(tuple, _shards(config))
+
+
+def parameters(config: ModelConfig) -> Iterator[Parameter]:
+    """Every weight of the model, in the order of the shards, made as it is asked for.
+
+    (A configuration may claim any number of experts; a reader can stop early.)
+    """
+    return chain.from_iterable(_shards(config))
+
+
+def _shards(config: ModelConfig) -> Iterator[Iterable[Parameter]]:
     yield (Parameter("embed.weight", (config.vocab_size, config.hidden_size)),)
     for layer, ratio in enumerate(config.layer_ratios):
-        yield tuple(_block(config, f"layers.{layer}.", ratio, config.is_hash_layer(layer)))
+        yield _block(config, f"layers.{layer}.", ratio, config.is_hash_layer(layer))
     yield (
         Parameter("head.weight", (config.vocab_size, config.hidden_size)),
         Parameter("norm.weight", (config.hidden_size,)),
         *_hyper_head(config, ""),
     )
     for block in range(0 if config.draft_stages else config.num_nextn_predict_layers):
-        yield tuple(_mtp(config, f"mtp.{block}."))
-
-
-def parameters(config: ModelConfig) -> Iterator[Parameter]:
-    """Every weight of the model, in the order of the shards."""
-    for shard in shards(config):
-        yield from shard
+        yield _mtp(config, f"mtp.{block}.")
 
 
 def tensors(config: ModelConfig) -> Iterator[TensorSpec]:

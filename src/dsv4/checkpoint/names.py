@@ -85,6 +85,9 @@ def to_transformers(name: str) -> str:
 
 def aliases(name: str) -> Iterator[str]:
     """Every name under which a transformers folder may hold the released tensor `name`."""
+    if name.startswith("mtp."):
+        yield name  # transformers has no MTP block, hence no name of its own
+        return
     if ".ffn.experts." not in name:
         yield to_transformers(name)
     # save_pretrained turns names back, but for the prefix, and calls kv_norm of attention norm.

@@ -86,7 +86,8 @@ def make_plan(folder: Path | str) -> Plan:
     folder = Path(folder)
     config = configuration.load(folder)
     found = read_stored(folder)
-    style: Layout = "released" if "embed.weight" in found else "transformers"
+    theirs = any(name.startswith("model.") for name in found)
+    style: Layout = "transformers" if theirs else "released"
     problems = _Problems()
     if style == "transformers":
         found = _unstack(config, found, problems)
@@ -127,8 +128,7 @@ def _unstack(
                 stored = result.pop(stack + suffix, None)
                 if stored is None:
                     continue
-                count = len(stored.shape) == 3 and stored.shape[0] == config.n_routed_experts
-                if not count or stored.shape[1] % len(matrices) or stored.dtype not in DTYPES:
+                if not _splits(stored, config.n_routed_experts, len(matrices)):
                     problems.wrong.append(
                         f"{stored.name}: {_claim(stored)}, expected [{config.n_routed_experts}, "
                         f"rows of {' above '.join(matrices)}, columns]"
@@ -144,6 +144,12 @@ def _unstack(
                         result[name] = replace(stored, shape=shape, offset=offset)
                         offset += size
     return result
+
+
+def _splits(stored: Stored, experts: int, matrices: int) -> bool:
+    """Whether a stacked tensor [E, rows, columns] can be cut into its matrices."""
+    whole = len(stored.shape) == 3 and stored.shape[0] == experts and 0 not in stored.shape
+    return whole and stored.shape[1] % matrices == 0 and stored.dtype in DTYPES
 
 
 def _adapt_dtypes(

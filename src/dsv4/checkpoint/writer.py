@@ -26,6 +26,11 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CONFIG_NAME = "config.json"
 
 
+def safetensors_dtype(dtype: torch.dtype) -> str:
+    """What safetensors calls a dtype."""
+    return _NAMES[dtype]
+
+
 def shard_name(index: int, count: int) -> str:
     """Name of weight file `index` (from 0) of `count`."""
     return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
@@ -48,7 +53,7 @@ def write_tensors(
     position = 0
     for spec in specs:
         header[spec.name] = {
-            "dtype": _NAMES[spec.dtype],
+            "dtype": safetensors_dtype(spec.dtype),
             "shape": list(spec.shape),
             "data_offsets": [position, position + spec.nbytes],
         }

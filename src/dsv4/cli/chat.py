@@ -64,11 +64,12 @@ def chat(
     """
     import dsv4
     from dsv4.cli.console import note
+    from dsv4.cli.loading import load
 
     with suppress(ImportError):
         import readline  # noqa: F401 (gives input() its line editing and history)
     note(f"loading {model} ...")
-    engine = dsv4.Engine(dsv4.load(model, numerics))
+    engine = dsv4.Engine(load(model, numerics))
     sampling = engine.model.defaults.sampling(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )

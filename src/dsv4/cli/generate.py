@@ -48,13 +48,14 @@ def generate(
     import dsv4
     from dsv4.chat.engine import Finish
     from dsv4.cli.console import write_json
+    from dsv4.cli.loading import load
     from dsv4.encoding.events import ContentDelta, Event, ReasoningDelta
     from dsv4.errors import UsageError
 
     if not chat and (system is not None or thinking is not None):
         raise UsageError("--system and --thinking need --chat", "add --chat")
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = dsv4.Engine(dsv4.load(model, numerics))
+    engine = dsv4.Engine(load(model, numerics))
     sampling = engine.model.defaults.sampling(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )

@@ -42,13 +42,14 @@ def logits(
     from dsv4.checkpoint.layout import TensorSpec
     from dsv4.checkpoint.writer import write_tensors
     from dsv4.cli.console import note, progress
+    from dsv4.cli.loading import load
     from dsv4.cli.tokens import read_tokens
     from dsv4.errors import UsageError
 
     ids = read_tokens(tokens)
     if decode > len(ids):
         raise UsageError(f"--decode {decode} exceeds the {len(ids)} tokens", "lower it")
-    loaded = dsv4.load(model, numerics)
+    loaded = load(model, numerics)
     spec = TensorSpec("logits", (len(ids), loaded.config.vocab_size), torch.float32)
     metadata = {
         "model": loaded.name,

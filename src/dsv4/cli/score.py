@@ -29,12 +29,12 @@ def score(
     The text follows a begin-of-sentence token and is one context: every token is predicted
     from all before it. --json adds the log-probability of every token.
     """
-    import dsv4
     from dsv4.cli.console import progress, write_json
+    from dsv4.cli.loading import load
     from dsv4.errors import UsageError
 
     content = _read(text)
-    loaded = dsv4.load(model, numerics)
+    loaded = load(model, numerics)
     ids = loaded.tokenizer.encode(content)
     if not ids:
         raise UsageError(f"{text} is empty", "give a text of at least one token")

@@ -45,9 +45,9 @@ def _configuration(model: str) -> tuple[ModelConfig, str]:
 
     if model in config.PRESETS and model not in locate.bundled() and not Path(model).is_dir():
         return config.preset(model), "preset"
-    from dsv4.checkpoint import read_config
-
     folder = locate.folder(model)
+    from dsv4.checkpoint import read_config  # after the look-up: a wrong name answers at once
+
     return read_config(folder), str(folder)
 
 

@@ -1,0 +1,156 @@
+"""Shards and batches: nothing lost, nothing mixed, resumable anywhere."""
+
+import numpy as np
+import pytest
+import torch
+
+from dsv4.data.batches import Batches, Mix, Position
+from dsv4.data.corpora import Source
+from dsv4.data.documents import Document
+from dsv4.data.shards import Shard, build_shards, open_shard
+from dsv4.errors import DataError
+
+
+def shard(lengths, name="s", first=100):
+    """Documents whose tokens count up without end, so that every token is unique."""
+    offsets = np.cumsum([0, *lengths])
+    tokens = np.arange(first, first + offsets[-1], dtype=np.uint32)
+    return Shard(name, tokens, offsets)
+
+
+def batches(shards, epochs=None, **settings):
+    epochs = epochs or (1.0,) * len(shards)
+    settings = {"batch_tokens": 512, "max_length": 128, "seed": 3} | settings
+    return Batches(Mix(tuple(shards), tuple(epochs)), **settings)
+
+
+def rows_of(stream, epoch=0):
+    for index in range(stream.per_epoch(epoch)):
+        batch = stream[Position(epoch, index)]
+        for row, length in zip(batch.ids_BT, batch.length_B.tolist(), strict=True):
+            yield row[:length].tolist(), row[length:].tolist()
+
+
+def test_rows_hold_one_document_from_its_start_and_padding_after():
+    lengths = [5, 60, 64, 65, 100, 128, 17, 3] * 16
+    stream = batches([shard(lengths)])
+    starts = set((100 + np.cumsum([0, *lengths])[:-1]).tolist())
+    for row, padding in rows_of(stream):
+        assert row[0] in starts
+        assert row == list(range(row[0], row[0] + len(row)))
+        assert set(padding) <= {2}
+
+
+def test_long_documents_are_cut_so_that_every_token_is_predicted_once():
+    stream = batches([shard([1000] * 8)], batch_tokens=128)
+    predicted = [token for row, _ in rows_of(stream) for token in row[1:]]
+    assert len(predicted) == len(set(predicted))
+    starts = {100 + 1000 * d for d in range(8)}
+    missing = set(range(100, 8100)) - set(predicted) - starts
+    assert len(missing) <= 8 * 16  # tails shorter than 16 tokens are dropped
+
+
+def test_all_batches_have_the_same_number_of_positions():
+    stream = batches([shard([5, 70, 128, 300, 64] * 40)])
+    sizes = {stream[Position(0, i)].ids_BT.numel() for i in range(stream.per_epoch())}
+    assert sizes == {512}
+
+
+def test_little_is_padded():
+    draw = np.random.default_rng(0)
+    stream = batches([shard(draw.integers(64, 129, 400).tolist())])
+    real = sum(stream[Position(0, i)].tokens for i in range(stream.per_epoch()))
+    assert real / (512 * stream.per_epoch()) > 0.7
+
+
+def test_epochs_weigh_sources():
+    a, b = shard([64] * 100, "a", 1000), shard([64] * 100, "b", 100_000)
+    rows = [row for row, _ in rows_of(batches([a, b], (2.0, 0.5)))]
+    firsts = sum(row[0] < 100_000 for row in rows)
+    assert 192 <= firsts <= 200 and 45 <= len(rows) - firsts <= 50
+
+
+def test_order_is_deterministic_and_differs_between_epochs_and_seeds():
+    def order(seed, epoch):
+        return [row[0] for row, _ in rows_of(batches([shard([64] * 64)], seed=seed), epoch)]
+
+    assert order(3, 0) == order(3, 0)
+    assert sorted(order(3, 1)) == sorted(order(3, 0)) != order(3, 1) != order(3, 0)
+    assert order(4, 0) != order(3, 0)
+
+
+def test_position_names_the_next_batch_across_epochs():
+    stream = batches([shard([64] * 24)])
+    position, seen = Position(), []
+    for _ in range(7):
+        batch, position = stream.next(position)
+        seen.append((batch.ids_BT, position))
+    assert seen[-1][1] == Position(2, 1)
+    again = batches([shard([64] * 24)])
+    batch, _ = again.next(seen[4][1])
+    assert torch.equal(batch.ids_BT, seen[5][0])
+
+
+def test_valid_marks_targets_inside_the_row():
+    batch = batches([shard([3, 5])], batch_tokens=128)[Position()]
+    assert batch.valid_BT(1).sum(1).tolist() == [n - 1 for n in batch.length_B.tolist()]
+    assert batch.valid_BT(2).sum(1).tolist() == [n - 2 for n in batch.length_B.tolist()]
+
+
+def test_an_empty_mix_is_refused():
+    with pytest.raises(DataError, match="empty"):
+        batches([shard([1, 1])])
+
+
+class Bytes:
+    """Counts how often it is asked to encode."""
+
+    calls = 0
+
+    def encode(self, text):
+        self.calls += 1
+        return list(text.encode())
+
+    def control_id(self, token):
+        return 0
+
+
+def corpus(folder, count):
+    lines = [f'{{"text": "document {i}"}}\n' for i in range(count)]
+    (folder / "a.jsonl").write_text("".join(lines))
+    return Source("a", "a.jsonl", 1.0, "CC0")
+
+
+def test_shards_are_built_once_and_rebuilt_when_their_origin_changes(tmp_path):
+    tokenizer, source = Bytes(), corpus(tmp_path, 3)
+
+    def build(version="v1"):
+        return build_shards(
+            [source], tmp_path, tokenizer, 300, tmp_path / "shards", version=version
+        )
+
+    (first,) = build()
+    assert tokenizer.calls == first.documents == 3 and first.tokens.dtype == np.uint16
+    assert bytes(first.tokens[1 : first.offsets[1] - 1].astype(np.uint8)) == b"document 0"
+    build()
+    assert tokenizer.calls == 3
+    build("v2")
+    assert tokenizer.calls == 6
+    corpus(tmp_path, 5)
+    assert build("v2")[0].documents == 5
+
+
+def test_a_source_without_documents_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    source = Source("a", "a.jsonl", 1.0, "CC0")
+    with pytest.raises(DataError, match="no documents"):
+        build_shards([source], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
+
+
+def test_a_damaged_shard_is_refused(tmp_path):
+    build_shards([corpus(tmp_path, 3)], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
+    path = tmp_path / "s" / "a.tokens.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError):
+        open_shard(tmp_path / "s", "a")
+    assert Document.plain("x").turns[0].role == "text"

@@ -1,0 +1,135 @@
+"""The fast training ops compute what the reference ops do.
+
+Compilation is left out: it is torch's business, and takes a minute.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from dsv4 import ops
+from dsv4.config import preset
+from dsv4.model.transformer import Transformer
+from dsv4.model.weights import init_weights
+from dsv4.numerics.policy import EXACT
+from dsv4.ops.reference import attention, compressor, hyper, moe
+from dsv4.training import fused
+from dsv4.training.fused import BF16, fast_training
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    monkeypatch.setattr(fused, "_compiled", lambda function, dynamic=False: function)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(ours, theirs, limit=0.02):
+    error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
+    assert error < limit, float(error)
+
+
+@pytest.mark.parametrize(("tokens", "ratio"), [(64, 0), (128, 4), (256, 4), (256, 128), (512, 0)])
+def test_attention_in_blocks_is_attention(tokens, ratio):
+    window = 32 if tokens == 64 else 128
+    q, kv = draw(2, tokens, 3, 16), draw(2, tokens, 16, seed=1)
+    entries = draw(2, tokens // ratio, 16, seed=2) if ratio else None
+    sink = draw(3, seed=3)
+    places = {"start": 0, "window": window, "ratio": ratio}
+    theirs = attention.attend(q, kv, entries, None, sink, numerics=EXACT, **places)
+    half = [t.bfloat16() if t is not None else None for t in (q, kv, entries)]
+    close(fused.attend(*half, None, sink, numerics=BF16, **places), theirs)
+
+
+def test_attention_falls_back_where_it_is_not_covered():
+    q, kv, sink = draw(1, 100, 2, 8), draw(1, 130, 8, seed=1), draw(2)
+    places = {"start": 30, "window": 128, "ratio": 0, "numerics": EXACT}
+    theirs = attention.attend(q, kv, None, None, sink, **places)
+    assert torch.equal(fused.attend(q, kv, None, None, sink, **places), theirs)
+
+
+@pytest.mark.parametrize("spread", ["even", "one expert", "few tokens"])
+def test_mixture_and_its_gradients(spread):
+    tokens = 3 if spread == "few tokens" else 150
+    x = draw(tokens, 32)
+    experts = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(i))[:2]
+                           for i in range(tokens)])  # fmt: skip
+    if spread == "one expert":
+        experts = torch.tensor([[1, 3]]).expand(tokens, 2)
+    weights = torch.rand(tokens, 2, generator=torch.Generator().manual_seed(5))
+    matrices = [tuple(draw(*s, seed=9 * e + i) for i, s in
+                      enumerate(((16, 32), (16, 32), (32, 16)))) for e in range(4)]  # fmt: skip
+
+    def run(mixture, numerics):
+        leaves = [x, weights, *(m for triple in matrices for m in triple)]
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        triples = list(zip(leaves[2::3], leaves[3::3], leaves[4::3], strict=True))
+        out = mixture(leaves[0], experts, leaves[1], triples, 10.0, numerics)
+        out.backward(draw(*out.shape, seed=77).to(out.dtype))
+        return out, [leaf.grad for leaf in leaves]
+
+    ours, our_gradients = run(fused.mixture, BF16)
+    theirs, their_gradients = run(moe.mixture, EXACT)
+    close(ours, theirs)
+    for mine, reference in zip(our_gradients, their_gradients, strict=True):
+        if reference is None:
+            assert mine is None or not mine.any()  # an expert that no token chose
+        elif reference.any():
+            close(mine, reference, 0.05)
+
+
+def test_mixing_coefficients_and_their_gradients():
+    leaves = [draw(2, 5, 24), draw(3, seed=1), draw(24, seed=2)]
+
+    def run(function):
+        given = [leaf.clone().requires_grad_() for leaf in leaves]
+        found = function(*given, 4, 20, 1e-6)
+        sum((part * draw(*part.shape, seed=i)).sum() for i, part in enumerate(found)).backward()
+        return [*found, *(leaf.grad for leaf in given)]
+
+    for mine, reference in zip(run(fused.coefficients), run(hyper.coefficients), strict=True):
+        assert torch.allclose(mine, reference, atol=2e-5, rtol=1e-4)
+
+
+def test_expansion_and_pooling():
+    y, streams = draw(2, 5, 8), draw(2, 5, 4, 8, seed=1)
+    post, comb = draw(2, 5, 4, seed=2), draw(2, 5, 4, 4, seed=3)
+    theirs = hyper.expand(y, streams, post, comb, EXACT)
+    assert torch.allclose(fused.expand(y, streams, post, comb, EXACT), theirs, atol=1e-5)
+    values, gates, ape = draw(2, 16, 12), draw(2, 16, 12, seed=1), draw(4, 12, seed=2)
+    assert torch.allclose(fused.pool(values, gates, ape), compressor.pool(values, gates, ape))
+    ours = fused.pool_overlapping(values, gates, ape, has_previous=False)
+    theirs = compressor.pool_overlapping(values, gates, ape, has_previous=False)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_whole_model_has_the_same_loss_and_gradients():
+    model = Transformer(preset("tiny"))
+    init_weights(model, 0)
+    ids = torch.randint(3, 512, (2, 64), generator=torch.Generator().manual_seed(1))
+
+    def run():
+        model.zero_grad()
+        out = model(ids)
+        drafted = model.predict_next(out.streams_BTSD, ids)
+        logits = torch.cat((out.logits_BTV, drafted.logits_BTV))
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids.repeat(2, 1).flatten())
+        loss.backward()
+        return loss.detach(), {
+            n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+        }
+
+    loss, gradients = run()
+    with fast_training() as numerics:
+        model.numerics = numerics
+        fast_loss, fast_gradients = run()
+    assert ops.linear.backend == "reference"
+    assert float(fast_loss) == pytest.approx(float(loss), rel=1e-3)
+    assert set(fast_gradients) >= set(gradients)
+    assert not any(fast_gradients[n].any() for n in set(fast_gradients) - set(gradients))
+    for name in ("embed.weight", "head.weight", "layers.2.attn.wq_b.weight",
+                 "layers.3.attn.compressor.wkv.weight", "layers.1.ffn.shared_experts.w1.weight",
+                 "layers.0.attn.wo_a.weight", "mtp.0.h_proj.weight"):  # fmt: skip
+        close(fast_gradients[name], gradients[name], 0.1)

@@ -1,0 +1,163 @@
+"""The loop: it learns, it resumes to the bit, it stops when told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.training.stand_in import CONFIG, Bigram
+
+from dsv4.data.batches import Batches, Mix, Position
+from dsv4.data.shards import Shard
+from dsv4.errors import CheckpointError
+from dsv4.training import checkpoint
+from dsv4.training.loop import LoopSettings, Trainer
+from dsv4.training.schedule import Schedule
+
+
+def make(out, steps=30, **settings):
+    """A trainer over documents that count upwards from a random token: easy to learn."""
+    draw = np.random.default_rng(0)
+    documents = [(int(draw.integers(3, 30)) + np.arange(draw.integers(8, 30))) for _ in range(64)]
+    tokens = np.concatenate(documents).astype(np.uint16)
+    shard = Shard("count", tokens, np.cumsum([0, *map(len, documents)]))
+    batches = Batches(Mix((shard,), (1.0,)), batch_tokens=512, max_length=64, seed=1)
+    schedule = Schedule(steps=steps, lr=0.02, warmup=3, accumulate=2, ramp=0.5)
+    settings = {"eval_every": 10, "checkpoint_minutes": 0.0} | settings
+    loop = LoopSettings(Path(out), schedule, **settings)
+    return Trainer(Bigram(), CONFIG, batches, loop, (batches[Position(0, 0)],))
+
+
+def metrics(out):
+    records = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    timing = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in r.items() if k not in timing} for r in records]
+
+
+def test_loss_falls_and_metrics_are_complete(tmp_path):
+    assert make(tmp_path, steps=60).run()
+    records = metrics(tmp_path)
+    assert [r["step"] for r in records] == list(range(1, 61))
+    assert records[0]["loss"] > 3.5 and records[-1]["loss"] < 1.0
+    assert records[-1]["mtp_loss"] < records[0]["mtp_loss"]
+    assert [r["step"] for r in records if "validation_loss" in r] == [10, 20, 30, 40, 50, 60]
+    assert records[-1]["validation_loss"] < 1.0
+
+
+def test_equal_settings_give_equal_numbers(tmp_path):
+    make(tmp_path / "a", steps=8).run()
+    make(tmp_path / "b", steps=8).run()
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_a_run_cut_at_any_step_resumes_to_the_same_numbers(tmp_path):
+    make(tmp_path / "whole").run()
+    for _ in range(3):
+        trainer = make(tmp_path / "cut")
+        trainer.resume()
+        until = trainer.step + 7
+
+        def stop_there(record, trainer=trainer, until=until):
+            if record["step"] == until:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        assert not trainer.run(stop_there)
+    last = make(tmp_path / "cut")
+    assert last.resume() and last.step == 21
+    assert last.run()
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    ends = [checkpoint.find(tmp_path / name / "checkpoints")[-1] for name in ("cut", "whole")]
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (ends[0] / file).read_bytes() == (ends[1] / file).read_bytes()
+
+
+CHILD = """
+import sys, torch
+torch.set_num_threads(1)
+from tests.unit.training.test_loop import make
+trainer = make(sys.argv[1], steps=4000, checkpoint_minutes=0.002)
+trainer.resume()
+trainer.run()
+"""
+
+
+def test_kill_9_anywhere_then_resume_gives_the_same_losses(tmp_path):
+    """Killed twice at unplanned moments; what it had logged and logs after is the whole run."""
+    root = Path(__file__).parents[3]
+    for kill in range(2):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "cut")], cwd=root)
+        deadline = time.monotonic() + 60
+        while len(checkpoint.find(tmp_path / "cut" / "checkpoints")) < 2:
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        before = checkpoint.find(tmp_path / "cut" / "checkpoints")[-1]
+        while checkpoint.find(tmp_path / "cut" / "checkpoints")[-1] == before:
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.003 * (kill + 1))
+        child.kill()
+        child.wait()
+    resumed = make(tmp_path / "cut", steps=4000)
+    assert resumed.resume() and resumed.step > 0
+    reached = resumed.step
+    logged = metrics(tmp_path / "cut")
+    assert [r["step"] for r in logged] == list(range(1, reached + 1))
+    whole = make(tmp_path / "whole", steps=4000, checkpoint_minutes=9.0)
+
+    def stop_there(record):
+        if record["step"] == reached:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole.run(stop_there)
+    assert metrics(tmp_path / "whole") == logged
+
+
+def test_time_limit_saves_and_stops(tmp_path):
+    trainer = make(tmp_path, steps=1000, max_minutes=0.0, checkpoint_minutes=9.0)
+    assert not trainer.run()
+    assert trainer.step == 1
+    assert len(checkpoint.find(tmp_path / "checkpoints")) == 1
+
+
+def test_a_fresh_run_has_nothing_to_resume(tmp_path):
+    assert not make(tmp_path).resume()
+
+
+def test_half_written_checkpoints_are_ignored(tmp_path):
+    make(tmp_path, steps=3).run()
+    (tmp_path / "checkpoints" / "step-0000009.part").mkdir()
+    trainer = make(tmp_path, steps=3)
+    assert trainer.resume() and trainer.step == 3
+    assert len(checkpoint.find(tmp_path / "checkpoints")) == 2
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_refused_with_a_hint(tmp_path, file):
+    make(tmp_path, steps=2).run()
+    path = checkpoint.find(tmp_path / "checkpoints")[-1] / file
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError) as error:
+        make(tmp_path, steps=2).resume()
+    assert "delete" in error.value.hint
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    make(tmp_path, steps=2).run()
+    trainer = make(tmp_path, steps=2)
+    trainer.model.head = torch.nn.Linear(32, 65, bias=False)
+    with pytest.raises(CheckpointError, match="another model"):
+        trainer.resume()
+
+
+def test_gradients_are_clipped(tmp_path):
+    """With a clip of nearly nothing the first AdamW step is unchanged, momentum is tiny."""
+    trainer = make(tmp_path, steps=1, clip=1e-3)
+    trainer.run()
+    total = sum(float(t.square().sum()) for t in trainer.optimizer.muon.momenta.values())
+    total += sum(float((t * 10).square().sum()) for t in trainer.optimizer.adamw.first.values())
+    assert total**0.5 == pytest.approx(1e-3, rel=1e-2)

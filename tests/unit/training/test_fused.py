@@ -53,7 +53,7 @@ def test_attention_falls_back_where_it_is_not_covered():
 @pytest.mark.parametrize("spread", ["even", "one expert", "few tokens"])
 def test_mixture_and_its_gradients(spread):
     tokens = 3 if spread == "few tokens" else 150
-    x = draw(tokens, 32)
+    x = draw(tokens, 32) * 0.2  # far from the clamp, whose gradient jumps
     experts = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(i))[:2]
                            for i in range(tokens)])  # fmt: skip
     if spread == "one expert":
@@ -130,6 +130,6 @@ def test_a_whole_model_has_the_same_loss_and_gradients():
     assert set(fast_gradients) >= set(gradients)
     assert not any(fast_gradients[n].any() for n in set(fast_gradients) - set(gradients))
     for name in ("embed.weight", "head.weight", "layers.2.attn.wq_b.weight",
-                 "layers.3.attn.compressor.wkv.weight", "layers.1.ffn.shared_experts.w1.weight",
+                 "layers.2.attn.compressor.wkv.weight", "layers.1.ffn.shared_experts.w1.weight",
                  "layers.0.attn.wo_a.weight", "mtp.0.h_proj.weight"):  # fmt: skip
         close(fast_gradients[name], gradients[name], 0.1)

@@ -64,6 +64,7 @@ def config(
         precision=precision,
         bias_speed=0.01,
         quantise_from=0.85,
+        indexer_steps=100,
         heldout=HELDOUT if heldout else (),
         heldout_folder=heldout,
         eval_every=50,

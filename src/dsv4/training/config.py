@@ -28,7 +28,8 @@ class TrainConfig:
     precision: `bfloat16` computes matrix products in bfloat16 with compiled ops (`fused.py`);
     only worth it where the processor does so natively.
     dense: attend to all compressed entries, as V4 does at short lengths before its indexer is
-    trained, instead of the indexer's choice.
+    trained, instead of the indexer's choice. indexer_steps: steps of indexer warm-up after a
+    dense run, with everything else frozen.
     quantise_from: share of the run after which the forward pass sees weights as the released
     formats round them (1: never).
     checkpoint_minutes: wall time between checkpoints. max_minutes: stop (with a checkpoint) when
@@ -49,6 +50,7 @@ class TrainConfig:
     bias_speed: float = 1e-3
     precision: Precision = "float32"
     dense: bool = True
+    indexer_steps: int = 0
     quantise_from: float = 1.0
     heldout: tuple[Source, ...] = ()
     heldout_folder: Path | None = None

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -21,7 +21,9 @@ from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
 from dsv4.training.config import TrainConfig
 from dsv4.training.fused import fast_training
+from dsv4.training.indexer import train_indexers
 from dsv4.training.loop import LoopSettings, Report, Trainer
+from dsv4.training.schedule import Schedule
 
 Status = Callable[[str], None]
 """Called with one line about what is being prepared."""
@@ -86,7 +88,11 @@ def train(
         trainer = Trainer(model, config.model, batches, settings, validation)
         if trainer.resume():
             status(f"resuming after step {trainer.step}")
-        trainer.run(report)
+        finished = trainer.run(report)
+        if finished and config.indexer_steps and config.dense:
+            status("training the indexers")
+            plan = Schedule(config.indexer_steps, lr=config.schedule.lr, warmup=10, decay=0.5)
+            train_indexers(model, batches, plan, _indexer_lines(status))
     return model
 
 
@@ -108,6 +114,16 @@ def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -
             "train a tokenizer of the model's size, or choose another preset",
         )
     return path
+
+
+def _indexer_lines(status: Status) -> Report:
+    """A report that says every tenth step of the indexers in a line."""
+
+    def report(record: dict[str, Any]) -> None:
+        if record["indexer_step"] % 10 == 0:
+            status(f"indexer step {record['indexer_step']}: loss {record['indexer_loss']:.4f}")
+
+    return report
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from dsv4.checkpoint.writer import Progress, write_checkpoint
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import Weight, get_weight
-from dsv4.numerics.quantized import QuantizedTensor, quantize
+from dsv4.model.weights import get_weight
+from dsv4.numerics.quantized import QuantizedTensor, Weight, quantize
 
 ONE_FILE_BYTES = 1 << 30
 """Models up to this size are written as one file, larger ones layer by layer as released."""

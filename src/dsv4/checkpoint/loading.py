@@ -14,9 +14,9 @@ from dsv4.checkpoint.plan import Layout, Plan, Source, make_plan
 from dsv4.checkpoint.values import check_values
 from dsv4.config import ModelConfig
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import Weight, set_weight
+from dsv4.model.weights import set_weight
 from dsv4.numerics.policy import EXACT, Numerics
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, Weight
 
 logger = logging.getLogger("dsv4.checkpoint")
 

@@ -14,9 +14,7 @@ from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.parameters import Linear
 from dsv4.numerics.policy import Numerics
-from dsv4.numerics.quantized import QuantizedTensor
-
-Matrix = Tensor | QuantizedTensor
+from dsv4.numerics.quantized import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Expert(nn.Module):
         self.w2 = Linear(width, hidden)
         self.w3 = Linear(hidden, width)
 
-    def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
+    def matrices(self) -> tuple[Weight, Weight, Weight]:
         """(w1, w3, w2)."""
         return self.w1.weight, self.w3.weight, self.w2.weight
 

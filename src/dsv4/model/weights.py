@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from dsv4.config import ModelConfig
 from dsv4.model.parameters import Dense, Embedding, Linear, Norm
 from dsv4.model.transformer import Transformer
-from dsv4.numerics.quantized import QuantizedTensor
-
-Weight = Tensor | QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, Weight
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -144,6 +144,10 @@ def _block_max(x: Tensor, block: tuple[int, int]) -> Tensor:
     return padded.unflatten(1, (-1, cols)).unflatten(0, (-1, rows)).amax((1, 3))
 
 
+Weight = Tensor | QuantizedTensor
+"""What a matrix may be held as: plain numbers, or codes and scales."""
+
+
 def quantize(x: Tensor, format: Format) -> QuantizedTensor:
     """x [out, in] (any float dtype) rounded into `format`.
 

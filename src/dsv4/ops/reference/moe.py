@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dsv4.numerics.policy import Numerics
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import Weight
 from dsv4.ops.reference.primitives import linear
-
-Matrix = Tensor | QuantizedTensor
 
 TINY = 1e-20
 """Keeps the weight of a token whose affinities all underflow finite (0/0 otherwise)."""
@@ -38,9 +36,9 @@ def routing_weights(scores_NE: Tensor, experts_NK: Tensor, scale: float) -> Tens
 
 def swiglu(
     x_ND: Tensor,
-    w1: Matrix,
-    w3: Matrix,
-    w2: Matrix,
+    w1: Weight,
+    w3: Weight,
+    w2: Weight,
     limit: float,
     numerics: Numerics,
     weight_N: Tensor | None = None,
@@ -58,7 +56,7 @@ def mixture(
     x_ND: Tensor,
     experts_NK: Tensor,
     weights_NK: Tensor,
-    matrices: list[tuple[Matrix, Matrix, Matrix]],
+    matrices: list[tuple[Weight, Weight, Weight]],
     limit: float,
     numerics: Numerics,
 ) -> Tensor:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from dsv4.numerics.activation import fake_quant_fp8
 from dsv4.numerics.policy import Numerics
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, Weight
 
 ACTIVATION_BLOCK = 128
 
 
-def linear(x: Tensor, weight: Tensor | QuantizedTensor, numerics: Numerics) -> Tensor:
+def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
     """`x[..., I] @ weight[O, I].T`, accumulated in float32, rounded to `numerics.dtype`.
 
     A quantised weight makes the released kernels quantise `x` to FP8 in blocks of 128
@@ -77,7 +77,7 @@ def hadamard(x: Tensor) -> Tensor:
     return (x.float() @ _sylvester(x.shape[-1]).to(x.device)).to(x.dtype)
 
 
-def grouped_linear(x_TGI: Tensor, weight: Tensor | QuantizedTensor, numerics: Numerics) -> Tensor:
+def grouped_linear(x_TGI: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
     """Each group's own projection: `[..., G, I]` with `weight[G * O, I]` gives `[..., G * O]`.
 
     The released code runs this one on dequantised weights, so `x` is never quantised here.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from dsv4.cli.console import Done
     from dsv4.training.config import TrainConfig
 
 SHOW_SECONDS = 10.0
@@ -60,7 +61,7 @@ def train(
     import shutil
 
     from dsv4 import checkpoint
-    from dsv4.cli.console import note
+    from dsv4.cli.console import note, progress
     from dsv4.data.corpora import Source
     from dsv4.training.config import TrainConfig
     from dsv4.training.pretrain import train as pretrain
@@ -87,8 +88,9 @@ def train(
     if max_minutes is not None:
         config = dataclasses.replace(config, max_minutes=max_minutes)
 
-    show = _Progress(config.schedule.steps)
-    model = pretrain(config, report=show.record, status=note)
+    with progress("training", config.schedule.steps) as bar:
+        show = _Progress(config.schedule.steps, bar)
+        model = pretrain(config, report=show.record, status=note)
     if show.step < config.schedule.steps:
         note(f"stopped after step {show.step} of {config.schedule.steps}; run again to go on")
         return
@@ -123,10 +125,10 @@ def _from_recipe(path: Path, corpora: Path, out: Path) -> TrainConfig:
 
 
 class _Progress:
-    """A line on standard error now and then; `step` is the last one reported."""
+    """Moves the bar, and writes a line now and then; `step` is the last one reported."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, bar: Done) -> None:
+        self._steps, self._bar = steps, bar
         self._shown = 0.0
         self.step = 0
 
@@ -136,6 +138,7 @@ class _Progress:
         from dsv4.cli.console import note
 
         self.step = int(record["step"])
+        self._bar(self.step)
         now = time.monotonic()
         if now - self._shown < SHOW_SECONDS and "validation_loss" not in record:
             return

@@ -36,6 +36,8 @@ OFFICIAL = Numerics("official", torch.bfloat16, quantized=True, probabilities=to
 OFFICIAL_F32 = Numerics("official-f32", torch.float32, quantized=True)
 """Every quantisation step of `official`, but float32 between operators (for comparisons)."""
 FAST = Numerics("fast")
+BF16 = Numerics("bf16", torch.bfloat16)
+"""Nothing quantised, bfloat16 between operators: mixed-precision training."""
 
 POLICIES = {policy.name: policy for policy in (EXACT, OFFICIAL, OFFICIAL_F32, FAST)}
 

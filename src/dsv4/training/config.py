@@ -25,7 +25,7 @@ class TrainConfig:
     eval_batches micro-batches.
     bias_speed: how far an expert's selection bias moves per step; V4's 0.001 suits runs of many
     thousand steps.
-    precision: `bfloat16` computes matrix products in bfloat16 with compiled ops (`fused.py`);
+    precision: `bfloat16` computes matrix products in bfloat16 with compiled ops (`ops/compiled`);
     only worth it where the processor does so natively.
     dense: attend to all compressed entries, as V4 does at short lengths before its indexer is
     trained, instead of the indexer's choice. indexer_steps: steps of indexer warm-up after a

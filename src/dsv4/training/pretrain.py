@@ -19,8 +19,8 @@ from dsv4.errors import UsageError
 from dsv4.model.attention import Attention
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
+from dsv4.ops.compiled import compiled_ops
 from dsv4.training.config import TrainConfig
-from dsv4.training.fused import fast_training
 from dsv4.training.indexer import train_indexers
 from dsv4.training.loop import LoopSettings, Report, Trainer
 from dsv4.training.schedule import Schedule
@@ -134,7 +134,7 @@ def _training_form(model: Transformer, config: TrainConfig) -> Iterator[None]:
     numerics = model.numerics
     with contextlib.ExitStack() as stack:
         if config.precision == "bfloat16":
-            model.numerics = stack.enter_context(fast_training())
+            model.numerics = stack.enter_context(compiled_ops())
         if config.dense:
             for indexer in indexers:
                 indexer.__dict__["forward"] = _read_everything

@@ -69,15 +69,13 @@ def mixture(
     order = flat.argsort(stable=True)
     counts = torch.bincount(flat, minlength=len(matrices)).tolist()
     token_of = order // K
-    weight_of = weights_NK.flatten()[order]
-    parts, begin = [], 0
-    for expert, count in enumerate(counts):
-        if count == 0:
-            continue
-        here = slice(begin, begin + count)
-        w1, w3, w2 = matrices[expert]
-        x = x_ND[token_of[here]]
-        parts.append(swiglu(x, w1, w3, w2, limit, numerics, weight_of[here]).float())
-        begin += count
+    # One gather and a split: the gradient of a gather per expert would be as large as x each.
+    rows = x_ND[token_of].split(counts)
+    weights = weights_NK.flatten()[order].split(counts)
+    parts = [
+        swiglu(x, *triple, limit, numerics, weight).float()
+        for x, triple, weight in zip(rows, matrices, weights, strict=True)
+        if len(x)
+    ]
     out_ND = torch.zeros(N, x_ND.shape[1], device=x_ND.device)
     return out_ND.index_add(0, token_of, torch.cat(parts)) if parts else out_ND

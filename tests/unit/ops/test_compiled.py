@@ -1,4 +1,4 @@
-"""The fast training ops compute what the reference ops do.
+"""The compiled ops compute what the reference ops do.
 
 Compilation is left out: it is torch's business, and takes a minute.
 """
@@ -11,15 +11,18 @@ from dsv4 import ops
 from dsv4.config import preset
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
-from dsv4.numerics.policy import EXACT
+from dsv4.numerics.policy import BF16, EXACT
+from dsv4.ops.compiled import attention as blocked
+from dsv4.ops.compiled import compiled_ops, compiling
+from dsv4.ops.compiled import hyper as streams_of
+from dsv4.ops.compiled import moe as sorted_moe
+from dsv4.ops.compiled import primitives as pooled
 from dsv4.ops.reference import attention, compressor, hyper, moe
-from dsv4.training import fused
-from dsv4.training.fused import BF16, fast_training
 
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
-    monkeypatch.setattr(fused, "_compiled", lambda function, dynamic=False: function)
+    monkeypatch.setattr(compiling, "compiled", lambda function, dynamic=False: function)
 
 
 def draw(*shape, seed=0):
@@ -40,14 +43,14 @@ def test_attention_in_blocks_is_attention(tokens, ratio):
     places = {"start": 0, "window": window, "ratio": ratio}
     theirs = attention.attend(q, kv, entries, None, sink, numerics=EXACT, **places)
     half = [t.bfloat16() if t is not None else None for t in (q, kv, entries)]
-    close(fused.attend(*half, None, sink, numerics=BF16, **places), theirs)
+    close(blocked.attend(*half, None, sink, numerics=BF16, **places), theirs)
 
 
 def test_attention_falls_back_where_it_is_not_covered():
     q, kv, sink = draw(1, 100, 2, 8), draw(1, 130, 8, seed=1), draw(2)
     places = {"start": 30, "window": 128, "ratio": 0, "numerics": EXACT}
     theirs = attention.attend(q, kv, None, None, sink, **places)
-    assert torch.equal(fused.attend(q, kv, None, None, sink, **places), theirs)
+    assert torch.equal(blocked.attend(q, kv, None, None, sink, **places), theirs)
 
 
 @pytest.mark.parametrize("spread", ["even", "one expert", "few tokens"])
@@ -70,7 +73,7 @@ def test_mixture_and_its_gradients(spread):
         out.backward(draw(*out.shape, seed=77).to(out.dtype))
         return out, [leaf.grad for leaf in leaves]
 
-    ours, our_gradients = run(fused.mixture, BF16)
+    ours, our_gradients = run(sorted_moe.mixture, BF16)
     theirs, their_gradients = run(moe.mixture, EXACT)
     close(ours, theirs)
     for mine, reference in zip(our_gradients, their_gradients, strict=True):
@@ -89,7 +92,7 @@ def test_mixing_coefficients_and_their_gradients():
         sum((part * draw(*part.shape, seed=i)).sum() for i, part in enumerate(found)).backward()
         return [*found, *(leaf.grad for leaf in given)]
 
-    for mine, reference in zip(run(fused.coefficients), run(hyper.coefficients), strict=True):
+    for mine, reference in zip(run(streams_of.coefficients), run(hyper.coefficients), strict=True):
         assert torch.allclose(mine, reference, atol=2e-5, rtol=1e-4)
 
 
@@ -97,10 +100,10 @@ def test_expansion_and_pooling():
     y, streams = draw(2, 5, 8), draw(2, 5, 4, 8, seed=1)
     post, comb = draw(2, 5, 4, seed=2), draw(2, 5, 4, 4, seed=3)
     theirs = hyper.expand(y, streams, post, comb, EXACT)
-    assert torch.allclose(fused.expand(y, streams, post, comb, EXACT), theirs, atol=1e-5)
+    assert torch.allclose(streams_of.expand(y, streams, post, comb, EXACT), theirs, atol=1e-5)
     values, gates, ape = draw(2, 16, 12), draw(2, 16, 12, seed=1), draw(4, 12, seed=2)
-    assert torch.allclose(fused.pool(values, gates, ape), compressor.pool(values, gates, ape))
-    ours = fused.pool_overlapping(values, gates, ape, has_previous=False)
+    assert torch.allclose(pooled.pool(values, gates, ape), compressor.pool(values, gates, ape))
+    ours = pooled.pool_overlapping(values, gates, ape, has_previous=False)
     theirs = compressor.pool_overlapping(values, gates, ape, has_previous=False)
     assert torch.allclose(ours, theirs, atol=1e-6)
 
@@ -122,7 +125,7 @@ def test_a_whole_model_has_the_same_loss_and_gradients():
         }
 
     loss, gradients = run()
-    with fast_training() as numerics:
+    with compiled_ops() as numerics:
         model.numerics = numerics
         fast_loss, fast_gradients = run()
     assert ops.linear.backend == "reference"

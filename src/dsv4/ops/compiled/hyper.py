@@ -1,0 +1,98 @@
+"""Hyper-connections with the tokens innermost, and a Sinkhorn that keeps little for backward.
+
+Shapes: `...` tokens (N when flattened), S residual streams, D channels, M = S*S + 2S.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4.numerics.policy import Numerics
+from dsv4.ops.compiled import compiling
+from dsv4.ops.reference import hyper
+
+
+def mixing_logits(streams_SD: Tensor, fn_MX: Tensor, eps: float) -> Tensor:
+    """See the reference."""
+    lead = streams_SD.shape[:-2]
+    rows = compiling.compiled(hyper.mixing_logits)(streams_SD.flatten(0, -3), fn_MX, eps)
+    return rows.view(*lead, -1)
+
+
+def coefficients(
+    logits_M: Tensor, scale_3: Tensor, base_M: Tensor, streams: int, iterations: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """mHC coefficients; see the reference."""
+    S, lead = streams, logits_M.shape[:-1]
+    raw_MN = logits_M.reshape(-1, logits_M.shape[-1]).T.contiguous()
+    scale_M1 = torch.cat((scale_3[:1].expand(S), scale_3[1:2].expand(S), scale_3[2:].expand(S * S)))
+    mixed_MN = raw_MN * scale_M1[:, None] + base_M[:, None]
+    pre, post, comb = mixed_MN.split((S, S, S * S))
+    comb_SSN = torch.softmax(comb.view(S, S, -1), 1) + eps
+    comb_SSN = _Sinkhorn.apply(comb_SSN, iterations, eps)
+    comb_NSS = comb_SSN.permute(2, 0, 1).contiguous()
+    pre, post = torch.sigmoid(pre) + eps, 2 * torch.sigmoid(post)
+    return pre.T.reshape(*lead, S), post.T.reshape(*lead, S), comb_NSS.view(*lead, S, S)
+
+
+class _Sinkhorn(torch.autograd.Function):
+    """Alternate normalisation of m [S, S, N], columns first and last, with its exact gradient.
+
+    With N innermost every step is a few vector operations over the tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, m_SSN: Tensor, rounds: int, eps: float) -> Tensor:
+        saved = []
+        for step in range(2 * rounds - 1):
+            total = m_SSN.sum(step % 2, keepdim=True).add_(eps).reciprocal_()
+            m_SSN = m_SSN * total
+            saved += [m_SSN, total]
+        ctx.save_for_backward(*saved)
+        return m_SSN
+
+    @staticmethod
+    def backward(ctx: Any, grad_SSN: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        saved = ctx.saved_tensors
+        for step in reversed(range(len(saved) // 2)):
+            after, total = saved[2 * step], saved[2 * step + 1]
+            inner = (grad_SSN * after).sum(step % 2, keepdim=True)
+            grad_SSN = (grad_SSN - inner).mul_(total)
+        return grad_SSN, None, None
+
+
+def collapse(streams_SD: Tensor, pre_S: Tensor, numerics: Numerics) -> Tensor:
+    """See the reference."""
+    lead = streams_SD.shape[:-2]
+    rows = compiling.compiled(hyper.collapse)(
+        streams_SD.flatten(0, -3), pre_S.flatten(0, -2), numerics
+    )
+    return rows.view(*lead, -1)
+
+
+def expand(
+    y_D: Tensor, streams_SD: Tensor, post_S: Tensor, comb_SS: Tensor, numerics: Numerics
+) -> Tensor:
+    """See the reference; the 4 x 4 mixing is spelled out, a batched product would be slower."""
+    rows = compiling.compiled(_expand)(
+        y_D.flatten(0, -2).to(numerics.dtype),
+        streams_SD.flatten(0, -3),
+        post_S.flatten(0, -2),
+        comb_SS.flatten(0, -3),
+    )
+    return rows.view(streams_SD.shape)
+
+
+def _expand(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+    old = streams.float()
+    mixed = [
+        sum(
+            (comb[:, a, b, None] * old[:, a] for a in range(1, old.shape[1])),
+            comb[:, 0, b, None] * old[:, 0],
+        )
+        for b in range(old.shape[1])
+    ]
+    return (post.unsqueeze(-1) * y.float().unsqueeze(-2) + torch.stack(mixed, 1)).to(y.dtype)

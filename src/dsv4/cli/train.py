@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from dsv4.cli.console import Done
-    from dsv4.training.config import TrainConfig
+    from dsv4.training.config import Precision, TrainConfig
 
 SHOW_SECONDS = 10.0
 """At least this long between two lines of progress."""
@@ -39,6 +39,10 @@ def train(
         Path | None, typer.Option(help="Without a recipe: a tokenizer.json; else one is trained.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Without a recipe: seed of weights and order.")] = 0,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32, or bfloat16 where the processor multiplies it natively."),
+    ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Save and stop after this long.", min=0)
     ] = None,
@@ -46,7 +50,7 @@ def train(
     """Train a model from a text corpus.
 
     Checkpoints and metrics.jsonl go to OUT; Ctrl-C saves and stops, the same command goes on.
-    A finished run leaves the model in OUT/model, in the released layout.
+    A finished run leaves the model in OUT/model, in the released layout, with its loss curve.
     """
     from dsv4.errors import UsageError
 
@@ -87,6 +91,8 @@ def train(
         )
     if max_minutes is not None:
         config = dataclasses.replace(config, max_minutes=max_minutes)
+    if precision is not None:
+        config = dataclasses.replace(config, precision=_precision(precision))
 
     with progress("training", config.schedule.steps) as bar:
         show = _Progress(config.schedule.steps, bar)
@@ -97,7 +103,33 @@ def train(
     folder = out / "model"
     checkpoint.export_released(model, folder, overwrite=True)
     shutil.copyfile(out / "tokenizer.json", folder / "tokenizer.json")
+    _draw(out / "metrics.jsonl", folder / "loss.png")
     note(f"{folder}: the trained model")
+
+
+def _precision(name: str) -> Precision:
+    from typing import cast, get_args
+
+    from dsv4.errors import UsageError
+    from dsv4.training.config import Precision
+
+    if name not in get_args(Precision):
+        raise UsageError(
+            f"--precision {name} is unknown", f"one of {', '.join(get_args(Precision))}"
+        )
+    return cast("Precision", name)
+
+
+def _draw(metrics: Path, image: Path) -> None:
+    """The loss curve, if matplotlib is there; a finished run does not fail for a picture."""
+    from dsv4.cli.console import note
+    from dsv4.errors import UsageError
+    from dsv4.training.plot import plot_losses
+
+    try:
+        plot_losses(metrics, image, f"{metrics.parent.name}: pre-training loss")
+    except UsageError as error:
+        note(f"no loss curve: {error} ({error.hint})")
 
 
 def _architecture(preset: str) -> Any:

@@ -39,6 +39,7 @@ def test_train_and_use(
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert "the trained model" in capsys.readouterr().err
+    assert (out / "model" / "loss.png").read_bytes().startswith(b"\x89PNG")
     model = dsv4.load(out / "model")
     assert model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
     assert model.tokenizer.decode(model.tokenizer.encode("fox")) == "fox"
@@ -84,6 +85,7 @@ def test_recipe(corpora: Path, tiny_folder: Path, tmp_path: Path) -> None:
         (["--recipe", "nowhere.py"], 2),
         (["--recipe", "nowhere.py", "--files", "*"], 2),
         (["--files", "*.jsonl", "--preset", "huge"], 3),
+        (["--files", "*.jsonl", "--precision", "int8"], 2),
     ],
 )
 def test_mistakes(corpora: Path, tmp_path: Path, extra: list[str], code: int) -> None:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from dsv4.errors import ConfigError
 
@@ -189,6 +188,23 @@ _TRANSFORMERS = frozenset(
     rope_parameters partial_rotary_factor num_local_experts intermediate_size""".split()
 )
 
+_MAY_BE_ZERO = {
+    "num_hash_layers",
+    "num_nextn_predict_layers",
+    "bos_token_id",
+    "eos_token_id",
+    "draft_stages",
+}
+
+# What is looped over has bounds that no sensible model reaches and no machine chokes on.
+_LARGEST = {
+    "num_hidden_layers": 1024,
+    "n_routed_experts": 1 << 16,
+    "hc_mult": 64,
+    "hc_sinkhorn_iters": 1000,
+    "draft_stages": 64,
+}
+
 _FIELDS = {f.name: f for f in dataclasses.fields(ModelConfig)}
 
 
@@ -199,25 +215,30 @@ def _fail(key: str, value: object, allowed: str, hint: str | None = None) -> Con
     return ConfigError(f"config: {key} = {shown} is not valid; allowed: {allowed}", hint)
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """A finite real number; not a bool, nor an integer too large for a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _check_value(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is of the kind and in the range of the field `name`."""
+    kind = _FIELDS[name].type
+    if kind == "int":
+        low = 0 if name in _MAY_BE_ZERO else 1
+        high = _LARGEST.get(name, (1 << 31) - 1)
+        if type(value) is not int or not low <= value <= high:
+            raise _fail(name, value, f"an integer from {low} to {high}")
+    elif kind == "float":
+        if not _is_number(value) or value <= 0:
+            raise _fail(name, value, "a positive finite number")
+        if name.endswith("rope_theta") and value <= 1:
+            raise _fail(name, value, "a number above 1")
+
+
 def _check(config: ModelConfig) -> None:
     """Raise ConfigError unless every field is in range and the fields fit together."""
-    may_be_zero = {
-        "num_hash_layers",
-        "num_nextn_predict_layers",
-        "bos_token_id",
-        "eos_token_id",
-        "draft_stages",
-    }
-    for name, spec in _FIELDS.items():
-        value = getattr(config, name)
-        if spec.type == "int":
-            low = 0 if name in may_be_zero else 1
-            if type(value) is not int or not low <= value < 1 << 31:
-                raise _fail(name, value, f"an integer from {low} to {(1 << 31) - 1}")
-        elif spec.type == "float":
-            ok = isinstance(value, int | float) and not isinstance(value, bool)
-            if not ok or not math.isfinite(value) or value <= 0:
-                raise _fail(name, value, "a positive finite number")
+    for name, value in dataclasses.asdict(config).items():
+        _check_value(name, value)
     layers, blocks = config.num_hidden_layers, config.num_nextn_predict_layers
     if blocks > 1:
         raise _fail("num_nextn_predict_layers", blocks, "0 or 1")
@@ -286,15 +307,16 @@ def from_dict(values: Mapping[str, Any]) -> ModelConfig:
             if value is not None and value != fixed[key]:
                 raise _fail(key, value, repr(fixed[key]))
         elif key in _FIELDS and key not in ("rope_scaling", "compress_ratios"):
+            _check_value(key, value)
             result[key] = value
     _merge_transformers(values, result)
-    result["rope_scaling"] = _yarn(values)
+    _merge_rope(values, result)
     if "quantization_config" in values:
         _check_quantization(values["quantization_config"])
     ratios = _ratios(values, result)
     result["compress_ratios"] = ratios
     if any(key.startswith("dspark_") for key in values):
-        result["draft_stages"] = max(len(ratios) - int(result.get("num_hidden_layers", 0)), 0)
+        result["draft_stages"] = max(len(ratios) - result.get("num_hidden_layers", 0), 0)
     result.setdefault("expert_dtype", None)
     for name, spec in _FIELDS.items():
         required = (
@@ -325,8 +347,8 @@ def _merge_transformers(values: Mapping[str, Any], result: dict[str, Any]) -> No
             put(name, values[key], key)
     factor = values.get("partial_rotary_factor")
     if factor is not None:
-        if not isinstance(factor, int | float) or not isinstance(result.get("head_dim"), int):
-            raise _fail("partial_rotary_factor", factor, "a fraction of an integer head_dim")
+        if not _is_number(factor) or not 0 < factor <= 1 or "head_dim" not in result:
+            raise _fail("partial_rotary_factor", factor, "a fraction of head_dim, up to 1")
         put("qk_rope_head_dim", round(factor * result["head_dim"]), "partial_rotary_factor")
     kinds = values.get("mlp_layer_types")
     if kinds is not None:
@@ -353,7 +375,8 @@ def _ratios(values: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[int, 
         if ratios is None:
             raise ConfigError("config: compress_ratios is missing", "one entry per layer")
         return tuple(ratios)
-    if not isinstance(types, list) or any(kind not in LAYER_TYPES for kind in types):
+    named_well = isinstance(types, list) and all(isinstance(kind, str) for kind in types)
+    if not named_well or any(kind not in LAYER_TYPES for kind in types):
         raise _fail("layer_types", types, " | ".join(LAYER_TYPES))
     named = [LAYER_TYPES[kind] for kind in types]
     if ratios is not None and list(ratios[: len(named)]) != named:
@@ -364,33 +387,55 @@ def _ratios(values: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[int, 
     return tuple(named + [0] * (blocks if blocks in (0, 1) else 1))
 
 
-def _yarn(values: Mapping[str, Any]) -> YarnScaling:
-    """The YaRN block of `rope_scaling` or of transformers' `rope_parameters`."""
-    scaling = values.get("rope_scaling")
-    if scaling is None and isinstance(values.get("rope_parameters"), Mapping):
-        nested = values["rope_parameters"]
-        scaling = nested.get("compress", nested)
-        main = nested.get("main")
-        theta = values.get("rope_theta")
-        if isinstance(main, Mapping) and theta is not None and main.get("rope_theta") != theta:
-            raise _fail("rope_parameters", dict(main), f"agreement with rope_theta = {theta}")
-    if scaling is None:
-        return YarnScaling()
-    if not isinstance(scaling, Mapping):
-        raise _fail("rope_scaling", scaling, "a YaRN block")
+def _merge_rope(values: Mapping[str, Any], result: dict[str, Any]) -> None:
+    """Fold `rope_scaling` and transformers' `rope_parameters` (nested or flat) into `result`."""
+    blocks = [(key, values[key]) for key in ("rope_scaling", "rope_parameters") if values.get(key)]
+    for key, block in blocks:
+        if not isinstance(block, Mapping):
+            raise _fail(key, block, "an object with the YaRN settings")
+        if "main" in block or "compress" in block:
+            for part, theta in (("main", "rope_theta"), ("compress", "compress_rope_theta")):
+                if not isinstance(block.get(part), Mapping):
+                    raise _fail(f"{key}.{part}", block.get(part), "an object")
+                _merge_rope_part(f"{key}.{part}", block[part], theta, result)
+            block, key = block["compress"], f"{key}.compress"
+        yarn = _yarn(key, block)
+        if result.setdefault("rope_scaling", yarn) != yarn:
+            raise _fail(key, dict(block), "agreement with rope_scaling")
+
+
+def _merge_rope_part(
+    key: str, block: Mapping[str, Any], theta: str, result: dict[str, Any]
+) -> None:
+    """The base and the rotated share that one nested block of `rope_parameters` repeats."""
+    if "rope_theta" in block:
+        value = block["rope_theta"]
+        if not _is_number(value) or value <= 1:
+            raise _fail(f"{key}.rope_theta", value, "a number above 1")
+        if result.setdefault(theta, value) != value:
+            raise _fail(f"{key}.rope_theta", value, f"agreement with {theta} = {result[theta]}")
+    factor = block.get("partial_rotary_factor")
+    if factor is not None and "qk_rope_head_dim" in result:
+        rotated = result["qk_rope_head_dim"]
+        if not _is_number(factor) or round(factor * result["head_dim"]) != rotated:
+            allowed = f"agreement with qk_rope_head_dim = {rotated}"
+            raise _fail(f"{key}.partial_rotary_factor", factor, allowed)
+
+
+def _yarn(where: str, block: Mapping[str, Any]) -> YarnScaling:
+    """A YaRN block, every key checked."""
     names = {f.name for f in dataclasses.fields(YarnScaling)}
     passive = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "attention_factor"}
-    for key, value in scaling.items():
+    for key, value in block.items():
         if key in ("type", "rope_type") and value != "yarn":
-            raise _fail(f"rope_scaling.{key}", value, "'yarn'")
+            raise _fail(f"{where}.{key}", value, "'yarn'")
         if key == "attention_factor" and value != 1:
-            raise _fail("rope_scaling.attention_factor", value, "1 (V4 applies no mscale)")
+            raise _fail(f"{where}.{key}", value, "1 (V4 applies no mscale)")
         if key not in names | passive:
-            raise _fail(f"rope_scaling.{key}", value, ", ".join(sorted(names)))
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if key in names and not (number and math.isfinite(value) and value > 0):
-            raise _fail(f"rope_scaling.{key}", value, "a positive finite number")
-    return YarnScaling(**{key: scaling[key] for key in names if key in scaling})
+            raise _fail(f"{where}.{key}", value, ", ".join(sorted(names)))
+        if key in names and not (_is_number(value) and value > 0):
+            raise _fail(f"{where}.{key}", value, "a positive finite number")
+    return YarnScaling(**{key: block[key] for key in names if key in block})
 
 
 def _check_quantization(block: Any) -> None:

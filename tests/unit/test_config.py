@@ -144,10 +144,77 @@ ANYTHING = st.recursive(
 KEYS = sorted(preset("tiny").to_released() | preset("tiny").to_transformers())
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=4))
 def test_any_value_gives_a_configuration_or_a_one_line_error(values: dict[str, Any]) -> None:
     try:
         assert isinstance(from_dict(preset("tiny").to_released() | values), ModelConfig)
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+def transformers_values(**values: Any) -> dict[str, Any]:
+    return preset("tiny").to_transformers() | values
+
+
+def nested(main: Any = None, compress: Any = None) -> dict[str, Any]:
+    """`rope_parameters` of tiny with some settings replaced."""
+    parts = preset("tiny").to_transformers()["rope_parameters"]
+    return {"main": parts["main"] | (main or {}), "compress": parts["compress"] | (compress or {})}
+
+
+def test_nested_rope_settings_are_read() -> None:
+    values = transformers_values(
+        rope_parameters=nested({"rope_theta": 5000.0}, {"rope_theta": 7e5, "factor": 4})
+    )
+    del values["rope_theta"], values["compress_rope_theta"]
+    read = from_dict(values)
+    assert (read.rope_theta, read.compress_rope_theta) == (5000.0, 7e5)
+    assert read.rope_scaling.factor == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (transformers_values(rope_parameters=nested({"rope_theta": 1e6})), ["main.rope_theta"]),
+        (
+            transformers_values(rope_parameters=nested(None, {"rope_theta": 5e5})),
+            ["compress.rope_theta", "500000", "160000"],
+        ),
+        (
+            transformers_values(rope_parameters=nested({"partial_rotary_factor": 0.25})),
+            ["partial_rotary_factor", "0.25"],
+        ),
+        (transformers_values(rope_parameters="x"), ["rope_parameters", "'x'"]),
+        (transformers_values(rope_parameters={"compress": None}), ["rope_parameters.main"]),
+        (changed(rope_parameters=nested(None, {"factor": 2})), ["rope_parameters", "rope_scaling"]),
+        (changed(layer_types=[{}]), ["layer_types"]),
+        (changed(partial_rotary_factor=float("nan")), ["partial_rotary_factor", "nan"]),
+        (changed(partial_rotary_factor=float("inf")), ["partial_rotary_factor", "inf"]),
+        (changed(rms_norm_eps=10**400), ["rms_norm_eps"]),
+        (changed(dspark_block_size=5, num_hidden_layers="x"), ["num_hidden_layers", "'x'"]),
+        (changed(dspark_block_size=5, num_hidden_layers=None), ["num_hidden_layers", "None"]),
+        (changed(dspark_block_size=5, num_hidden_layers=1e400), ["num_hidden_layers", "inf"]),
+        (changed(compress_rope_theta=1.0), ["compress_rope_theta", "above 1"]),
+        (changed(hc_sinkhorn_iters=2**31 - 1), ["hc_sinkhorn_iters", "1000"]),
+        (changed(n_routed_experts=2**31 - 1), ["n_routed_experts", "65536"]),
+    ],
+)
+def test_contradictions_and_impossible_values(values: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_dict(values)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(value=ANYTHING | st.sampled_from([10**400, float("nan"), 1e308, -1, True, {}, [{}]]))
+@pytest.mark.parametrize("key", [*KEYS, "dspark_block_size"])
+def test_any_value_of_any_key(key: str, value: Any) -> None:
+    for base in (preset("tiny").to_released(), preset("tiny").to_transformers()):
+        for extra in ({}, {"dspark_block_size": 5}):
+            try:
+                assert isinstance(from_dict(base | extra | {key: value}), ModelConfig)
+            except ConfigError as error:
+                assert "\n" not in str(error)

@@ -2,7 +2,8 @@
 
 A token's keys stay in a ring for as long as the window (and a rewind) can reach them; the
 compressed entries of finished blocks are appended to logs that never change. What a layer
-needs at position p is a function of p alone, so rewinding moves one number.
+needs at position p is a function of p alone, so rewinding moves one number. All rows are float32,
+which holds what any policy rounds to exactly, so that reading them converts nothing.
 
 Shapes: B batch, X row width, T new rows.
 """
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from dsv4.config import CSA, ModelConfig
 from dsv4.errors import StateError
-from dsv4.numerics.policy import Numerics
 
 REWIND = 128
 """Tokens a state can be rewound by at least, without a clone."""
@@ -26,8 +26,8 @@ REWIND = 128
 class Ring:
     """Rows of the last `capacity` positions; position p lies in slot `p % capacity`."""
 
-    def __init__(self, batch: int, capacity: int, width: int, dtype: torch.dtype) -> None:
-        self.rows = torch.zeros(batch, capacity, width, dtype=dtype)
+    def __init__(self, batch: int, capacity: int, width: int) -> None:
+        self.rows = torch.zeros(batch, capacity, width)
         self.written = 0  # one past the highest position ever written, also after a rewind
 
     @property
@@ -40,7 +40,7 @@ class Ring:
         capacity, end = self.rows.shape[1], start + rows_BTX.shape[1]
         first = max(start, end - capacity)
         slots = torch.arange(first, end) % capacity
-        self.rows[:, slots] = rows_BTX[:, first - start :].detach().to(self.rows.dtype)
+        self.rows[:, slots] = rows_BTX[:, first - start :].detach().float()
         self.written = max(self.written, end)
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -52,8 +52,8 @@ class Ring:
 class Log:
     """Rows numbered from 0, appended at the end; capacity doubles when it is used up."""
 
-    def __init__(self, batch: int, width: int, dtype: torch.dtype) -> None:
-        self.rows = torch.zeros(batch, 0, width, dtype=dtype)
+    def __init__(self, batch: int, width: int) -> None:
+        self.rows = torch.zeros(batch, 0, width)
 
     def write(self, start: int, rows_BTX: Tensor) -> None:
         """Store rows `start, start + 1, ...`; what was there (before a rewind) is replaced."""
@@ -64,7 +64,7 @@ class Log:
             grown = self.rows.new_zeros(batch, max(end, 2 * capacity, 64), width)
             grown[:, :start] = self.rows[:, :start]
             self.rows = grown
-        self.rows[:, start:end] = rows_BTX.detach().to(self.rows.dtype)
+        self.rows[:, start:end] = rows_BTX.detach().float()
 
     def read(self, stop: int) -> Tensor:
         """Rows `0 .. stop - 1`."""
@@ -74,30 +74,28 @@ class Log:
 class CompressorState:
     """Token rows of unfinished blocks (and of the previous one, if blocks overlap), entries."""
 
-    def __init__(self, batch: int, ratio: int, width: int, rewind: int, dtype: torch.dtype) -> None:
+    def __init__(self, batch: int, ratio: int, width: int, rewind: int) -> None:
         overlaps = ratio == CSA
         row = 2 * width if overlaps else width
         self.reach = ratio * (2 if overlaps else 1) - 1
-        self.values = Ring(batch, self.reach + rewind + 1, row, torch.float32)
-        self.gates = Ring(batch, self.reach + rewind + 1, row, torch.float32)
-        self.entries = Log(batch, width, dtype)
+        self.values = Ring(batch, self.reach + rewind + 1, row)
+        self.gates = Ring(batch, self.reach + rewind + 1, row)
+        self.entries = Log(batch, width)
 
 
 class LayerState:
     """One layer's window ring, and its compressors' states if it has any."""
 
-    def __init__(
-        self, config: ModelConfig, ratio: int, batch: int, rewind: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: ModelConfig, ratio: int, batch: int, rewind: int) -> None:
         self.reach = config.sliding_window - 1
         capacity = self.reach + rewind + 1
-        self.window = Ring(batch, capacity, config.head_dim, dtype)
+        self.window = Ring(batch, capacity, config.head_dim)
         self.compressor: CompressorState | None = None
         self.indexer: CompressorState | None = None
         if ratio:
-            self.compressor = CompressorState(batch, ratio, config.head_dim, rewind, dtype)
+            self.compressor = CompressorState(batch, ratio, config.head_dim, rewind)
         if ratio == CSA:
-            self.indexer = CompressorState(batch, ratio, config.index_head_dim, rewind, dtype)
+            self.indexer = CompressorState(batch, ratio, config.index_head_dim, rewind)
 
     def rings(self) -> Iterator[tuple[str, Ring, int]]:
         """(name, ring, rows it must still hold before the current position)."""
@@ -121,7 +119,6 @@ class StateShape:
     ratios: tuple[int, ...]
     batch: int
     rewind: int
-    dtype: torch.dtype
 
 
 class State:
@@ -135,8 +132,7 @@ class State:
         self.shape = shape
         self.length = 0
         self.layers = [
-            LayerState(shape.config, ratio, shape.batch, shape.rewind, shape.dtype)
-            for ratio in shape.ratios
+            LayerState(shape.config, ratio, shape.batch, shape.rewind) for ratio in shape.ratios
         ]
 
     @classmethod
@@ -144,12 +140,11 @@ class State:
         cls,
         config: ModelConfig,
         ratios: tuple[int, ...],
-        numerics: Numerics,
         batch: int = 1,
         rewind: int = REWIND,
     ) -> State:
         """A state before the first token, for layers with the given compression ratios."""
-        return cls(StateShape(config, ratios, batch, rewind, numerics.dtype))
+        return cls(StateShape(config, ratios, batch, rewind))
 
     @property
     def earliest(self) -> int:
@@ -213,10 +208,10 @@ class State:
         length = int(tensors["length"])
         for i, (layer, ratio) in enumerate(zip(self.layers, self.shape.ratios, strict=True)):
             for name, ring, _ in layer.rings():
-                self._check(f"layers.{i}.{name}", tensors, tuple(ring.rows.shape), ring.rows.dtype)
+                self._check(f"layers.{i}.{name}", tensors, tuple(ring.rows.shape))
             for name, log in layer.logs():
                 rows = (self.shape.batch, length // ratio, log.rows.shape[2])
-                self._check(f"layers.{i}.{name}", tensors, rows, log.rows.dtype)
+                self._check(f"layers.{i}.{name}", tensors, rows)
         for i, layer in enumerate(self.layers):
             for name, ring, _ in layer.rings():
                 ring.rows = tensors[f"layers.{i}.{name}"].clone()
@@ -226,12 +221,10 @@ class State:
         self.length = length
 
     @staticmethod
-    def _check(
-        name: str, tensors: dict[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype
-    ) -> None:
+    def _check(name: str, tensors: dict[str, Tensor], shape: tuple[int, ...]) -> None:
         found = tensors[name]
-        if tuple(found.shape) != shape or found.dtype != dtype:
+        if tuple(found.shape) != shape or found.dtype != torch.float32:
             raise StateError(
                 f"stored state does not belong to this model: {name} is {found.dtype} "
-                f"{list(found.shape)}, expected {dtype} {list(shape)}"
+                f"{list(found.shape)}, expected float32 {list(shape)}"
             )

@@ -60,11 +60,11 @@ class Transformer(nn.Module):
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
-        return State.empty(self.config, self.config.layer_ratios, self.numerics, batch, rewind)
+        return State.empty(self.config, self.config.layer_ratios, batch, rewind)
 
     def new_mtp_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the prediction block."""
-        return State.empty(self.config, (SWA,), self.numerics, batch, rewind)
+        return State.empty(self.config, (SWA,), batch, rewind)
 
     def forward(
         self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False

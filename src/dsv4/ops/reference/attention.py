@@ -106,6 +106,7 @@ def select(
         visible_Q = (torch.arange(begin, end, device=keys_BNI.device) + start + 1) // ratio
         hidden_QN = torch.arange(N, device=keys_BNI.device) >= visible_Q[:, None]
         scores_BQN = scores_BQN.masked_fill(hidden_QN, float("-inf"))
+        # A stable sort, since the order of equal scores in topk is unspecified.
         order = scores_BQN.sort(dim=-1, descending=True, stable=True)
         top_BQK = order.indices[..., :k]
         chosen.append(top_BQK.masked_fill(order.values[..., :k] == float("-inf"), -1))

@@ -556,7 +556,7 @@ def _nano() -> ModelConfig:
         o_lora_rank=128,
         index_n_heads=8,
         index_head_dim=64,
-        index_topk=512,
+        index_topk=64,
         n_routed_experts=16,
         num_experts_per_tok=2,
         routed_scaling_factor=1.5,

@@ -17,7 +17,7 @@ from dsv4.encoding.stream import State, StreamParser
 from dsv4.engine.generate import Finish as Finished
 from dsv4.engine.generate import Limits, Token, generate, never
 from dsv4.engine.sampler import Sampling
-from dsv4.errors import RequestError
+from dsv4.errors import EncodingError, RequestError
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
@@ -50,11 +50,20 @@ class Prepared:
 
 
 class Engine:
-    """One loaded model that answers one request at a time. Not for use from two threads."""
+    """One loaded model that answers one request at a time. Not for use from two threads.
+
+    Raises EncodingError if the model's folder has no vocabulary, or one with more tokens than
+    the model.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        tokenizer = model.tokenizer
+        tokenizer, size = model.tokenizer, model.config.vocab_size
+        if tokenizer.vocab_size > size:
+            raise EncodingError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {size}",
+                "the tokenizer.json in this folder belongs to another model",
+            )
         # A weak model that opens the next turn or document by itself has ended its answer.
         self._stop_ids = frozenset(
             {tokenizer.eos_id, tokenizer.control_id(BOS), tokenizer.control_id(USER)}

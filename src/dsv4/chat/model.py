@@ -51,7 +51,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Its vocabulary, read on first use. Raises EncodingError if the folder has none."""
-        return Tokenizer.from_folder(self.folder)
+        return Tokenizer.from_folder(self.folder, self.config.vocab_size)
 
     @cached_property
     def defaults(self) -> Defaults:

@@ -36,9 +36,14 @@ class Tokenizer:
 
     Every added token of the file counts as control: visible in `decode`, never produced by
     `encode`. Raises EncodingError if the file is unusable or lacks a required control token.
+
+    `vocab_size` is one more than the largest id of the file. Models pad their vocabulary (V4:
+    128,815 ids are used of 129,280), so ids up to `size`, the model's, are known but unused.
     """
 
-    def __init__(self, spec: Mapping[str, Any], name: str = "tokenizer.json") -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], name: str = "tokenizer.json", size: int = 0
+    ) -> None:
         try:
             vocab: dict[str, int] = spec["model"]["vocab"]
             self._controls = {str(t["content"]): int(t["id"]) for t in spec["added_tokens"] or ()}
@@ -64,14 +69,15 @@ class Tokenizer:
             )
         self._contents = {index: content for content, index in self._controls.items()}
         self.vocab_size: int = 1 + max(*self._tokens, *self._contents)
+        self._size = max(size, self.vocab_size)
         self.bos_id = self._controls[BOS]
         self.eos_id = self._controls[EOS]
         self._bytes: dict[int, bytes] = {}
         self._check_merges(name)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Tokenizer:
-        """Read a tokenizer.json."""
+    def from_file(cls, path: str | Path, size: int = 0) -> Tokenizer:
+        """Read a tokenizer.json; `size`: ids of the model it is for."""
         path = Path(path)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
@@ -86,12 +92,12 @@ class Tokenizer:
             raise EncodingError(f"{path} is not JSON: {error}") from error
         if not isinstance(spec, dict):
             raise EncodingError(f"{path} is not a tokenizers file: no JSON object at its top")
-        return cls(spec, str(path))
+        return cls(spec, str(path), size)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Read the tokenizer.json of a model folder."""
-        return cls.from_file(Path(folder) / "tokenizer.json")
+    def from_folder(cls, folder: str | Path, size: int = 0) -> Tokenizer:
+        """Read the tokenizer.json of a model folder; `size`: ids of the model."""
+        return cls.from_file(Path(folder) / "tokenizer.json", size)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Control strings in it stay text; no BOS is added."""
@@ -131,9 +137,9 @@ class Tokenizer:
         """The bytes an id stands for, b"" for an unused id; EncodingError if out of range."""
         known = self._bytes.get(index)
         if known is None:
-            if not 0 <= index < self.vocab_size:
+            if not 0 <= index < self._size:
                 raise EncodingError(
-                    f"token id {index} is outside the vocabulary", hint=f"0..{self.vocab_size - 1}"
+                    f"token id {index} is outside the vocabulary", hint=f"0..{self._size - 1}"
                 )
             if index in self._contents:
                 known = self._contents[index].encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 import dsv4
 from dsv4.chat.engine import Engine, Finish
 from dsv4.chat.request import LEVELS, Request
+from dsv4.checkpoint import synth
+from dsv4.config import load
 from dsv4.encoding.events import (
     ContentDelta,
     Event,
@@ -19,7 +23,7 @@ from dsv4.encoding.events import (
     ToolCallStart,
     merge,
 )
-from dsv4.engine.sampler import GREEDY
+from dsv4.engine.sampler import GREEDY, Sampler
 from dsv4.errors import EncodingError, RequestError, UsageError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -170,6 +174,37 @@ def test_every_level_has_a_meaning_in_every_profile(effort: str, profile: str) -
         HELLO, profile_name=profile, thinking=request.thinking, effort=request.level(profile)
     )
     assert prompt.opens_thinking == (effort != "none")
+
+
+@pytest.fixture
+def resized(tiny_folder: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """resized(n) -> a random model with n more ids than its vocabulary has."""
+
+    def build(more: int) -> Path:
+        config = load(tiny_folder)
+        folder = tmp_path / "model"
+        synth(dataclasses.replace(config, vocab_size=config.vocab_size + more), folder, 0)
+        shutil.copy(tiny_folder / "tokenizer.json", folder)
+        return folder
+
+    return build
+
+
+def test_an_unused_id_of_the_model_adds_no_text(
+    resized: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dsv4.load(resized(8))
+    drawn = iter([*model.tokenizer.encode("a"), model.config.vocab_size - 1, 1])
+    monkeypatch.setattr(Sampler, "pick", lambda self, logits_V: (next(drawn), 0.0))
+    events, finish = run(dsv4.Engine(model))
+    assert events == [ContentDelta("a")]
+    assert finish.usage.completion == 2
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(resized: Callable[[int], Path]) -> None:
+    model = dsv4.load(resized(-8))
+    with pytest.raises(EncodingError, match=r"tokenizer has \d+ tokens, the model \d+"):
+        dsv4.Engine(model)
 
 
 def test_defaults_of_the_folder_are_used(tiny_folder: Path) -> None:

@@ -94,6 +94,17 @@ def test_ids_outside_the_vocabulary(tokenizer: Tokenizer, index: int) -> None:
         tokenizer.decode([index])
 
 
+def test_ids_that_pad_the_model_are_empty(spec: str) -> None:
+    """Models have more ids than their vocabulary; an untrained one can draw them."""
+    tokenizer = Tokenizer(json.loads(spec), size=410)
+    assert tokenizer.vocab_size == 400
+    ids = [*tokenizer.encode("ab"), 409, *tokenizer.encode("c")]
+    assert tokenizer.decode(ids) == "abc"
+    assert tokenizer.token_bytes(400) == b"" and not tokenizer.is_control(400)
+    with pytest.raises(EncodingError, match="410 is outside"):
+        tokenizer.decode([410])
+
+
 def test_unknown_control_token(tokenizer: Tokenizer) -> None:
     with pytest.raises(EncodingError, match="<robot>"):
         tokenizer.control_id("<robot>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,24 @@ class Defaults:
         if self.max_tokens < 1:
             raise UsageError(f"max_tokens = {self.max_tokens} is out of range", "at least 1")
 
+    @property
+    def effort(self) -> str:
+        """How hard to think, as a request says it."""
+        return "high" if self.thinking else "none"
+
     def sampling(self, seed: int | None = None, **given: float | None) -> Sampling:
         """These values, with those in `given` that are not None in their place."""
         names = [field.name for field in fields(Sampling) if field.name != "seed"]
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         values |= {name: value for name, value in given.items() if value is not None}
         return Sampling(**values, seed=seed)
+
+
+def write_defaults(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write a model folder's defaults; the keys are those of the file."""
+    assert values.keys() <= _KEYS.keys(), values
+    text = json.dumps(dict(values), indent=2) + "\n"
+    (folder / FILE_NAME).write_text(text, encoding="utf-8")
 
 
 def read_defaults(folder: Path) -> Defaults:

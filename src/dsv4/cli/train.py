@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 SHOW_SECONDS = 10.0
 """At least this long between two lines of progress."""
 
+ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
+"""How a trained model answers by default: documents are written without thinking (see
+data/documents.py), and a small model rambles at temperature 1."""
+
 
 def train(
     out: Annotated[
@@ -65,6 +69,7 @@ def train(
     import shutil
 
     from dsv4 import checkpoint
+    from dsv4.chat import defaults
     from dsv4.cli.console import note, progress
     from dsv4.data.corpora import Source
     from dsv4.training.config import TrainConfig
@@ -96,13 +101,14 @@ def train(
 
     with progress("training", config.schedule.steps) as bar:
         show = _Progress(config.schedule.steps, bar)
-        model = pretrain(config, report=show.record, status=note)
-    if show.step < config.schedule.steps:
-        note(f"stopped after step {show.step} of {config.schedule.steps}; run again to go on")
+        trained = pretrain(config, report=show.record, status=note)
+    if not trained.finished:
+        note(f"stopped after step {trained.step} of {config.schedule.steps}; run again to go on")
         return
     folder = out / "model"
-    checkpoint.export_released(model, folder, overwrite=True)
+    checkpoint.export_released(trained.model, folder, overwrite=True)
     shutil.copyfile(out / "tokenizer.json", folder / "tokenizer.json")
+    defaults.write_defaults(folder, ANSWERS)
     _draw(out / "metrics.jsonl", folder / "loss.png")
     note(f"{folder}: the trained model")
 
@@ -157,27 +163,26 @@ def _from_recipe(path: Path, corpora: Path, out: Path) -> TrainConfig:
 
 
 class _Progress:
-    """Moves the bar, and writes a line now and then; `step` is the last one reported."""
+    """Moves the bar, and writes a line now and then."""
 
     def __init__(self, steps: int, bar: Done) -> None:
         self._steps, self._bar = steps, bar
         self._shown = 0.0
-        self.step = 0
 
     def record(self, record: dict[str, Any]) -> None:
         import time
 
         from dsv4.cli.console import note
 
-        self.step = int(record["step"])
-        self._bar(self.step)
+        step = int(record["step"])
+        self._bar(step)
         now = time.monotonic()
         if now - self._shown < SHOW_SECONDS and "validation_loss" not in record:
             return
         self._shown = now
-        left = (self._steps - self.step) * float(record["seconds"])
+        left = (self._steps - step) * float(record["seconds"])
         line = (
-            f"step {self.step}/{self._steps}  loss {record['loss']:.3f}  "
+            f"step {step}/{self._steps}  loss {record['loss']:.3f}  "
             f"{record['tokens_per_second']:.0f} tokens/s  {left / 60:.0f} min left"
         )
         if "validation_loss" in record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,12 +30,21 @@ Status = Callable[[str], None]
 """Called with one line about what is being prepared."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a call of `train` leaves: the model after `step` steps, all of them if `finished`."""
+
+    model: Transformer
+    step: int
+    finished: bool
+
+
 def train(
     config: TrainConfig,
     *,
     report: Report = lambda record: None,
     status: Status = lambda line: None,
-) -> Transformer:
+) -> Trained:
     """Run (or resume) pre-training in `config.out`; returns the model as far as it got.
 
     `report` gets every metrics record, `status` a line per step of the preparation. Raises
@@ -93,7 +103,7 @@ def train(
             status("training the indexers")
             plan = Schedule(config.indexer_steps, lr=config.schedule.lr, warmup=10, decay=0.5)
             train_indexers(model, batches, plan, _indexer_lines(status))
-    return model
+    return Trained(model, trainer.step, finished)
 
 
 def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -> Path:

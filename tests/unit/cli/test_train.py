@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_train_and_use(
     assert "the trained model" in capsys.readouterr().err
     assert (out / "model" / "loss.png").read_bytes().startswith(b"\x89PNG")
     model = dsv4.load(out / "model")
+    assert not model.defaults.thinking  # the documents it saw had none
+    assert model.defaults.max_tokens == 400
     assert model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
     assert model.tokenizer.decode(model.tokenizer.encode("fox")) == "fox"
 
@@ -57,6 +60,20 @@ def test_a_run_that_was_stopped_goes_on(
     assert main([*command, "--steps", "3"]) == 0
     assert "resuming after step 1" in capsys.readouterr().err
     assert (out / "model" / "config.json").is_file()
+
+
+def test_a_finished_run_exports_its_model_again(
+    corpora: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that an export that failed can be repeated."""
+    out = tmp_path / "run"
+    command = arguments(corpora, out, tiny_folder / "tokenizer.json", tiny_folder / "config.json")
+    assert main([*command, "--steps", "1"]) == 0
+    shutil.rmtree(out / "model")
+    capsys.readouterr()
+    assert main([*command, "--steps", "1"]) == 0
+    assert "the trained model" in capsys.readouterr().err
+    assert dsv4.load(out / "model").logits([1]).shape[0] == 1
 
 
 def test_recipe(corpora: Path, tiny_folder: Path, tmp_path: Path) -> None:

@@ -51,11 +51,12 @@ def test_trains_resumes_exports_and_draws(corpora, tmp_path):
     out = tmp_path / "run"
     train(settings(corpora, out, max_minutes=0.0), report=records.append)
     assert len(records) == 1
-    model = train(settings(corpora, out), report=records.append, status=lines.append)
+    trained = train(settings(corpora, out), report=records.append, status=lines.append)
+    assert trained.finished and trained.step == 6
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     assert "resuming after step 1" in lines
     assert records[-1]["validation_loss"] < records[0]["loss"] - 0.5
-    checkpoint.export_released(model, tmp_path / "model")
+    checkpoint.export_released(trained.model, tmp_path / "model")
     loaded = checkpoint.load(tmp_path / "model")
     tokenizer = Tokenizer.from_file(out / "tokenizer.json")
     ids = torch.tensor([[0, *tokenizer.encode("The dog sat on the mat")]])

@@ -17,13 +17,18 @@ from dsv4 import checkpoint, locate
 from dsv4.chat.defaults import Defaults, read_defaults
 from dsv4.config import ModelConfig
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.engine.forward import forward
 from dsv4.model.cost import parameters
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import expand_quantized
 from dsv4.numerics.policy import by_name
 
-EXPAND_BELOW = 500_000_000
-"""Models with fewer parameters are dequantised once (2 GB at most) instead of at every step."""
+EXPAND_BELOW = 128 << 20
+"""Models with fewer parameters are dequantised once instead of at every step.
+
+In float32 that takes up to 512 MiB: loading any model is to need less than 1 GiB of memory
+besides the mapped files.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,12 @@ class Model:
         return read_defaults(self.folder)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
-        """Teacher-forced logits of every position, `[T, V]` float32, in one pass."""
-        with torch.no_grad():
-            return self.transformer(torch.tensor([list(ids)])).logits_BTV[0]
+        """Teacher-forced logits of every position, `[T, V]` float32.
+
+        Raises UsageError for ids that are none of this model, CheckpointError if its weights
+        lead to logits that are not finite.
+        """
+        return torch.cat([logits_TV for _, logits_TV in forward(self.transformer, ids)])
 
 
 def load(name: str | Path = locate.DEFAULT, numerics: str = "exact") -> Model:

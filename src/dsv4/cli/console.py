@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from dsv4.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+T = TypeVar("T")
+
+
 def note(message: str) -> None:
     """One line for the person running the command."""
     print(message, file=sys.stderr, flush=True)
+
+
+def read_input() -> str:
+    """All of standard input. Raises UsageError if it is not UTF-8."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UsageError("standard input is not UTF-8 text", "convert it first") from error
 
 
 def write_json(value: Any) -> None:
@@ -40,6 +53,19 @@ class Done(Protocol):
 
 
 @contextmanager
+def status(text: str) -> Iterator[None]:
+    """A line on a terminal's standard error that says what is being done; gone when it is."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"{text} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Done]:
     """A progress bar on standard error.
 
@@ -60,6 +86,15 @@ def progress(label: str, total: int | None = None) -> Iterator[Done]:
             bars.update(task, completed=done, total=total)
 
         yield update
+
+
+def after_prompt(answer: Callable[[Done], Iterator[T]]) -> Iterator[T]:
+    """The events of `answer(done)`; a bar shows how far the prompt is read before the first."""
+    with progress("reading the prompt") as done:
+        events = answer(done)
+        first = next(events)  # an answer has at least its end
+    yield first
+    yield from events
 
 
 def size(count: float) -> str:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dsv4.cli.options import ModelArgument, NumericsOption
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from torch import Tensor
-
-    from dsv4.model.transformer import Transformer
-
-CHUNK = 1024
-"""Positions per forward pass; their logits are what has to fit into memory."""
 
 
 def logits(
@@ -44,12 +33,15 @@ def logits(
     from dsv4.cli.console import note, progress
     from dsv4.cli.loading import load
     from dsv4.cli.tokens import read_tokens
+    from dsv4.engine.forward import forward
     from dsv4.errors import UsageError
 
+    out = _writable(out)
     ids = read_tokens(tokens)
     if decode > len(ids):
         raise UsageError(f"--decode {decode} exceeds the {len(ids)} tokens", "lower it")
     loaded = load(model, numerics)
+    pieces = forward(loaded.transformer, ids, decode=decode)
     spec = TensorSpec("logits", (len(ids), loaded.config.vocab_size), torch.float32)
     metadata = {
         "model": loaded.name,
@@ -62,7 +54,7 @@ def logits(
     partial.unlink(missing_ok=True)
     try:
         with progress("logits", len(ids)) as done:
-            rows = _rows(loaded.transformer, ids, decode)
+            rows = (logits_TV for _, logits_TV in pieces)
             written = 0
             for size in write_tensors(partial, [spec], lambda _: rows, metadata):
                 written += size
@@ -75,13 +67,15 @@ def logits(
     note(f"{out}: logits {list(spec.shape)} float32, numerics {loaded.numerics}")
 
 
-def _rows(model: Transformer, ids: Sequence[int], decode: int) -> Iterator[Tensor]:
-    """Logits of all positions in order: chunks of a prefill, then `decode` single steps."""
-    import torch
+def _writable(out: Path) -> Path:
+    """Where the file goes: a link's target. UsageError for what is there and no plain file."""
+    from dsv4.errors import UsageError
 
-    prefill = len(ids) - decode
-    bounds = [*range(0, prefill, CHUNK), *range(prefill, len(ids) + 1)]
-    state = model.new_state()
-    for start, stop in pairwise(bounds):
-        with torch.no_grad():
-            yield model(torch.tensor([ids[start:stop]]), state).logits_BTV[0]
+    try:
+        target = out.resolve()
+        refused = target.exists() and not target.is_file()
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        raise UsageError(f"cannot write {out}: {error}", "choose another --out") from error
+    if refused:
+        raise UsageError(f"{out} is no regular file", "choose another --out")
+    return target

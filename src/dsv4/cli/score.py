@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from dsv4.model.transformer import Transformer
 
-CHUNK = 512
-
 
 def score(
     model: ModelArgument,
@@ -67,12 +65,11 @@ def score(
 
 
 def _read(path: Path) -> str:
-    import sys
-
+    from dsv4.cli.console import read_input
     from dsv4.errors import UsageError
 
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_bytes().decode("utf-8")
+        return read_input() if str(path) == "-" else path.read_bytes().decode("utf-8")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "give a text file") from error
     except UnicodeDecodeError as error:
@@ -85,14 +82,12 @@ def token_logprobs(
     """Natural log-probability of `ids[1:]`, each given all before it."""
     import torch
 
-    state = model.new_state()
+    from dsv4.engine.forward import forward
+
     result: list[float] = []
-    with torch.no_grad():
-        for start in range(0, len(ids) - 1, CHUNK):
-            stop = min(start + CHUNK, len(ids) - 1)
-            rows = model(torch.tensor([ids[start:stop]]), state).logits_BTV[0]
-            targets = torch.tensor(ids[start + 1 : stop + 1])
-            picked = rows.double().log_softmax(-1).gather(1, targets[:, None])
-            result += [float(value) for value in picked[:, 0]]
-            done(stop)
+    for stop, logits_TV in forward(model, ids[:-1]):
+        targets_T = torch.tensor(ids[len(result) + 1 : stop + 1])
+        picked = logits_TV.double().log_softmax(-1).gather(1, targets_T[:, None])
+        result += picked[:, 0].tolist()
+        done(stop)
     return result

@@ -22,7 +22,7 @@ def read_tokens(path: Path) -> list[int]:
         raise UsageError(f"{path} is not a text file", f"give {_FORMS}") from error
     try:
         values = json.loads(text) if text.startswith("[") else [int(x) for x in text.split()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} holds something else than ids: {error}", _FORMS) from error
     if not isinstance(values, list) or any(type(value) is not int for value in values):
         raise UsageError(f"{path} holds something else than integers", _FORMS)

@@ -12,14 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dsv4.engine.forward import CHUNK, forward
 from dsv4.engine.sampler import Sampler, Sampling
 from dsv4.errors import UsageError
 from dsv4.model.state import State
 from dsv4.model.transformer import Transformer
-
-PREFILL_CHUNK = 512
-"""Prompt tokens per forward pass: bounds the memory of a long prompt, and how long a
-cancelled request keeps running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,10 @@ class Limits:
     max_tokens: int
     stop_ids: frozenset[int] = frozenset()
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens = {self.max_tokens} is out of range", "at least 1")
+
 
 def never() -> bool:
     """The answer of a request that nobody can cancel."""
@@ -55,7 +56,7 @@ def prefill(
     ids: Sequence[int],
     state: State,
     *,
-    chunk: int = PREFILL_CHUNK,
+    chunk: int = CHUNK,
     cancelled: Callable[[], bool] = never,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor | None:
@@ -65,13 +66,14 @@ def prefill(
     answered True between two chunks; `state` then holds the chunks done.
     """
     logits_V = None
-    for start in range(0, len(ids), chunk):
+    pieces = forward(model, ids, state, chunk=chunk, last_only=True)
+    for _ in range(0, len(ids), chunk):
         if cancelled():
             return None
-        part_BT = torch.tensor([list(ids[start : start + chunk])])
-        logits_V = model(part_BT, state, last_only=True).logits_BTV[0, -1]
+        done, logits_TV = next(pieces)
+        logits_V = logits_TV[-1]
         if progress:
-            progress(min(start + chunk, len(ids)))
+            progress(done)
     return logits_V
 
 
@@ -82,7 +84,7 @@ def generate(
     sampling: Sampling | None = None,
     *,
     state: State | None = None,
-    chunk: int = PREFILL_CHUNK,
+    chunk: int = CHUNK,
     cancelled: Callable[[], bool] = never,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Token | Finish]:
@@ -114,8 +116,7 @@ def _steps(
     progress: Callable[[int], None] | None,
 ) -> Iterator[Token | Finish]:
     sampler = Sampler(sampling)
-    with torch.no_grad():
-        logits_V = prefill(model, ids, state, chunk=chunk, cancelled=cancelled, progress=progress)
+    logits_V = prefill(model, ids, state, chunk=chunk, cancelled=cancelled, progress=progress)
     most = min(limits.max_tokens, model.config.max_position_embeddings - state.length)
     for count in range(1, most + 1):
         if logits_V is None or cancelled():

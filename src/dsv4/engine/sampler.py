@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsv4.errors import CheckpointError, UsageError
+from dsv4.engine.forward import require_finite
+from dsv4.errors import UsageError
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this take the most likely token: the limit, without the overflow."""
@@ -51,13 +52,9 @@ GREEDY = Sampling(temperature=0.0)
 def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
     """The distribution `[V]` (float32) that `sampling` draws from; one-hot if greedy.
 
-    Raises CheckpointError if the logits are not finite: the weights then hold NaN or infinity.
+    Raises CheckpointError if the logits are not finite.
     """
-    logits_V = logits_V.float()
-    if not bool(torch.isfinite(logits_V).all()):
-        raise CheckpointError(
-            "the model computed logits that are not finite", "its weights hold NaN or infinity"
-        )
+    logits_V = require_finite(logits_V.float())
     if sampling.temperature < GREEDY_BELOW:
         one_hot = torch.zeros_like(logits_V)
         one_hot[int(logits_V.argmax())] = 1.0

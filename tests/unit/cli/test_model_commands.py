@@ -6,6 +6,8 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import dsv4
+from dsv4.cli.console import status
 from dsv4.cli.main import main
 
 IDS = [5, 80, 130, 22, 19, 270, 60, 61, 62, 63] * 4
@@ -77,6 +80,9 @@ def test_three_forms_of_a_tokens_file(tiny_folder: Path, tokens: Path, tmp_path:
         ("one two", 2),
         ("1 2 99999", 2),
         ("1 -2", 2),
+        ("1 " + "9" * 26, 2),
+        (f"[{'9' * 26}]", 2),
+        ("[" * 100_000, 2),
     ],
 )
 def test_bad_tokens(
@@ -114,6 +120,45 @@ def test_places_that_cannot_be_written(
     out = tmp_path / "missing" / "out.safetensors"
     assert main(["logits", str(tiny_folder), "--tokens", str(tokens), "--out", str(out)]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_only_plain_files_are_written(
+    tiny_folder: Path, tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device, loop = tmp_path / "device", tmp_path / "loop"
+    device.symlink_to("/dev/null")
+    loop.symlink_to(loop)
+    for out in (Path("/dev/null"), device, tmp_path, loop):
+        assert main(["logits", str(tiny_folder), "--tokens", str(tokens), "--out", str(out)]) == 2
+        assert "error: " in capsys.readouterr().err
+    assert Path("/dev/null").is_char_device() and device.is_symlink()
+
+
+def test_the_target_of_a_link_is_written(tiny_folder: Path, tokens: Path, tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target.safetensors"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    assert main(["logits", str(tiny_folder), "--tokens", str(tokens), "--out", str(link)]) == 0
+    assert link.is_symlink() and load_file(target)["logits"].shape[0] == len(IDS)
+
+
+def test_weights_that_lead_to_no_numbers(
+    tiny_folder: Path,
+    tokens: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = dsv4.load(tiny_folder)
+    broken = torch.full_like(model.transformer.norm.weight, float("nan"))
+    model.transformer.norm.weight = torch.nn.Parameter(broken, requires_grad=False)
+    monkeypatch.setattr("dsv4.cli.loading.load", lambda *_: model)
+    text, out = tmp_path / "text.txt", tmp_path / "o.safetensors"
+    text.write_text("hello")
+    assert main(["logits", "tiny", "--tokens", str(tokens), "--out", str(out)]) == 4
+    assert not out.exists()
+    assert main(["score", "tiny", "--text", str(text)]) == 4
+    assert capsys.readouterr().err.count("not finite") == 2
 
 
 def test_decode_longer_than_the_tokens(tiny_folder: Path, tokens: Path, tmp_path: Path) -> None:
@@ -165,6 +210,21 @@ def test_score_of_standard_input_as_text(
     assert "bits per byte" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command", [["generate", "-"], ["score", "--text", "-"], ["chat"]], ids=lambda c: c[0]
+)
+def test_standard_input_that_is_no_text(
+    tiny_folder: Path,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", stream)
+    assert main([command[0], str(tiny_folder), *command[1:]]) == 2
+    assert "standard input is not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\xfa"])
 def test_texts_that_can_not_be_scored(tiny_folder: Path, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text.txt"
@@ -186,6 +246,37 @@ def test_generate(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert first["completion_tokens"] <= 12 and first["prompt_tokens"] == 5
     assert main(["generate", *options]) == 0
     assert capsys.readouterr().out == first["content"] + "\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--chat"]])
+def test_a_bar_shows_the_prompt_being_read(
+    tiny_folder: Path,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    @contextmanager
+    def progress(label: str, total: int | None = None) -> Iterator[Any]:
+        yield lambda done, total: seen.append((done, total))
+        assert capsys.readouterr().out == ""  # the bar is gone before the answer starts
+
+    monkeypatch.setattr("dsv4.cli.console.progress", progress)
+    assert main(["generate", str(tiny_folder), "x" * 600, "--max-tokens", "2", *options]) == 0
+    total = seen[-1][0]
+    assert seen == [(512, total), (total, total)] and total > 600
+
+
+def test_a_status_is_shown_on_a_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with status("loading"):
+        assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with status("loading"):
+        assert capsys.readouterr().err == "loading ..."
+    assert capsys.readouterr().err == "\r\x1b[K"
 
 
 def test_generate_as_chat(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

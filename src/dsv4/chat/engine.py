@@ -19,6 +19,9 @@ from dsv4.engine.generate import Limits, Token, generate, never
 from dsv4.engine.sampler import Sampling
 from dsv4.errors import EncodingError, RequestError
 
+Progress = Callable[[int, int], None]
+"""Called with (prompt tokens read, prompt tokens in all)."""
+
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
@@ -77,16 +80,18 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] = (),
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[Event | Finish]:
         """Answer a conversation; `thinking` is an effort level or `none`.
 
         What is left None is as the model folder says (`Model.defaults`).
         """
         defaults = self.model.defaults
-        effort = thinking or ("high" if defaults.thinking else "none")
-        sampling = sampling or defaults.sampling()
-        request = Request(messages, tools, effort, sampling, max_tokens or defaults.max_tokens)
-        return self.answer(self.prepare(request))
+        effort = defaults.effort if thinking is None else thinking
+        sampling = defaults.sampling() if sampling is None else sampling
+        limit = defaults.max_tokens if max_tokens is None else max_tokens
+        request = Request(messages, tools, effort, sampling, limit)
+        return self.answer(self.prepare(request), progress=progress)
 
     def prepare(self, request: Request) -> Prepared:
         """Render and encode a request; touches no weights, so any thread may do it.
@@ -117,7 +122,7 @@ class Engine:
         prepared: Prepared,
         *,
         cancelled: Callable[[], bool] = never,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[Event | Finish]:
         """The events of an answer: deltas and calls as they come, then one Finish."""
         request = prepared.request
@@ -127,7 +132,7 @@ class Engine:
             Limits(request.max_tokens, self._stop_ids),
             request.sampling,
             cancelled=cancelled,
-            progress=progress,
+            progress=_of(len(prepared.ids), progress),
         )
         parser = StreamParser(thinking=prepared.opens_thinking, tools=request.tools)
         return self._events(len(prepared.ids), tokens, parser, StopStrings(request.stop))
@@ -174,7 +179,7 @@ class Engine:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         cancelled: Callable[[], bool] = never,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[ContentDelta | Finish]:
         """Continue plain text, as a base model does; no template, nothing is parsed."""
         tokenizer, defaults = self.model.tokenizer, self.model.defaults
@@ -182,10 +187,10 @@ class Engine:
         tokens = generate(
             self.model.transformer,
             ids,
-            Limits(max_tokens or defaults.max_tokens, self._stop_ids),
-            sampling or defaults.sampling(),
+            Limits(defaults.max_tokens if max_tokens is None else max_tokens, self._stop_ids),
+            defaults.sampling() if sampling is None else sampling,
             cancelled=cancelled,
-            progress=progress,
+            progress=_of(len(ids), progress),
         )
         decoder = tokenizer.decoder()
         for count, token in enumerate(tokens):
@@ -196,6 +201,11 @@ class Engine:
                 return
             for piece in decoder.feed(token.id):
                 yield ContentDelta(piece.text)
+
+
+def _of(total: int, progress: Progress | None) -> Callable[[int], None] | None:
+    """`progress` for a prompt of `total` tokens."""
+    return None if progress is None else lambda done: progress(done, total)
 
 
 def _until_stop(event: Event, stop: StopStrings) -> Iterator[Event]:

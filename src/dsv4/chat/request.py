@@ -36,6 +36,12 @@ LEVELS = ("none", *_LEVELS["launch"])
 """Every effort a caller may ask for; `none` turns thinking off."""
 
 
+def check_effort(effort: str) -> None:
+    """Raises UsageError if `effort` is none of LEVELS."""
+    if effort not in LEVELS:
+        raise UsageError(f"effort {effort!r} is unknown", f"one of {', '.join(LEVELS)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One answer to produce.
@@ -52,8 +58,7 @@ class Request:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.effort not in LEVELS:
-            raise UsageError(f"effort {self.effort!r} is unknown", f"one of {', '.join(LEVELS)}")
+        check_effort(self.effort)
         if self.max_tokens < 1:
             raise UsageError(f"max_tokens = {self.max_tokens} is out of range", "at least 1")
 

@@ -63,17 +63,19 @@ def chat(
     Answers stream as they are written, thinking is shown dimmed. /help lists the commands.
     """
     import dsv4
+    from dsv4.chat.request import check_effort
     from dsv4.cli.console import note
     from dsv4.cli.loading import load
 
+    if thinking is not None:
+        check_effort(thinking)
     with suppress(ImportError):
         import readline  # noqa: F401 (gives input() its line editing and history)
-    note(f"loading {model} ...")
     engine = dsv4.Engine(load(model, numerics))
     sampling = engine.model.defaults.sampling(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )
-    effort = thinking or ("high" if engine.model.defaults.thinking else "none")
+    effort = engine.model.defaults.effort if thinking is None else thinking
     session = Session(engine, sampling, effort, max_tokens, system)
     note(f"{engine.model.name}, numerics {engine.model.numerics}. /help lists the commands.")
     session.run()
@@ -93,7 +95,8 @@ class Session:
         max_tokens: int | None,
         system: str | None,
     ) -> None:
-        self._engine, self._sampling, self._max_tokens = engine, sampling, max_tokens
+        self._engine, self._sampling = engine, sampling
+        self._max_tokens = engine.model.defaults.max_tokens if max_tokens is None else max_tokens
         self.effort = effort
         self.system = system
         self.messages: list[dict[str, Any]] = []
@@ -148,12 +151,11 @@ class Session:
         print("system message set" if text else "no system message")
 
     def _set_effort(self, level: str) -> None:
-        from dsv4.chat.request import LEVELS
-        from dsv4.errors import UsageError
+        from dsv4.chat.request import check_effort
 
-        if level and level not in LEVELS:
-            raise UsageError(f"there is no level {level!r}", f"one of {', '.join(LEVELS)}")
-        self.effort = level or self.effort
+        if level:
+            check_effort(level)
+            self.effort = level
         print(f"thinking: {self.effort}")
 
     def _forget(self, keep: int, said: str) -> None:
@@ -208,6 +210,7 @@ class Session:
 
         from dsv4.chat.engine import Finish
         from dsv4.chat.request import Request
+        from dsv4.cli.console import after_prompt
         from dsv4.encoding.events import collect
 
         question = {"role": "user", "content": text}
@@ -215,14 +218,16 @@ class Session:
             [*self._conversation(), question],
             effort=self.effort,
             sampling=self._sampling,
-            max_tokens=self._max_tokens or self._engine.model.defaults.max_tokens,
+            max_tokens=self._max_tokens,
         )
         prepared = self._engine.prepare(request)
         events: list[Event] = []
         finish: Finish | None = None
         start = time.perf_counter()
         with _interruptible() as stopped, _Writer(self._style) as writer:
-            for event in self._engine.answer(prepared, cancelled=stopped):
+            for event in after_prompt(
+                lambda done: self._engine.answer(prepared, cancelled=stopped, progress=done)
+            ):
                 if isinstance(event, Finish):
                     finish = event
                 else:
@@ -294,7 +299,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def _read_line(prompt: str) -> str | None:
-    """One input, lines joined that end in a backslash; None at the end of input."""
+    """One input, lines joined that end in a backslash; None at the end of input.
+
+    Raises UsageError if it is not UTF-8.
+    """
+    from dsv4.errors import UsageError
+
     lines: list[str] = []
     while True:
         try:
@@ -305,6 +315,8 @@ def _read_line(prompt: str) -> str | None:
             print("\n(/exit or Ctrl-D leaves)", file=sys.stderr)
             lines.clear()
             continue
+        except UnicodeDecodeError as error:
+            raise UsageError("standard input is not UTF-8 text", "convert it first") from error
         if not line.endswith("\\"):
             return "\n".join([*lines, line])
         lines.append(line[:-1])

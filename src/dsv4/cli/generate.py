@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -47,29 +48,35 @@ def generate(
     """
     import dsv4
     from dsv4.chat.engine import Finish
-    from dsv4.cli.console import write_json
+    from dsv4.chat.request import check_effort
+    from dsv4.cli.console import Done, after_prompt, read_input, write_json
     from dsv4.cli.loading import load
     from dsv4.encoding.events import ContentDelta, Event, ReasoningDelta
     from dsv4.errors import UsageError
 
     if not chat and (system is not None or thinking is not None):
         raise UsageError("--system and --thinking need --chat", "add --chat")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    if thinking is not None:
+        check_effort(thinking)
+    text = read_input() if prompt == "-" else prompt
     engine = dsv4.Engine(load(model, numerics))
     sampling = engine.model.defaults.sampling(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )
-    if chat:
+
+    def answer(done: Done) -> Iterator[Event | Finish]:
+        if not chat:
+            return engine.complete(text, sampling=sampling, max_tokens=max_tokens, progress=done)
         messages = [{"role": "user", "content": text}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        events = engine.chat(messages, thinking=thinking, sampling=sampling, max_tokens=max_tokens)
-    else:
-        events = engine.complete(text, sampling=sampling, max_tokens=max_tokens)
+        return engine.chat(
+            messages, thinking=thinking, sampling=sampling, max_tokens=max_tokens, progress=done
+        )
 
     shown: list[Event] = []
     finish: Finish | None = None
-    for event in events:
+    for event in after_prompt(answer):
         if isinstance(event, Finish):
             finish = event
             continue

@@ -18,7 +18,7 @@ def inspect(
         str, typer.Argument(help="A preset (flash, pro, ...) or a model.", metavar="MODEL")
     ],
     context: Annotated[
-        int, typer.Option(help="Also show cache and work at this many tokens.", min=1)
+        int, typer.Option(help="Also show cache and work at this many tokens.", min=1, max=1 << 40)
     ] = 1 << 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -136,6 +136,7 @@ def _tensors(config: ModelConfig) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any], config: ModelConfig) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from dsv4.cli.console import output, quantity, size
@@ -152,7 +153,7 @@ def _show(facts: dict[str, Any], config: ModelConfig) -> None:
 
     layers, counted, tensors = facts["layers"], facts["parameters"], facts["tensors"]
     out.print(
-        f"[bold]{facts['model']}[/]: {config.num_hidden_layers} layers "
+        f"[bold]{escape(facts['model'])}[/]: {config.num_hidden_layers} layers "
         f"({layers['swa']} sliding, {layers['csa']} CSA, {layers['hca']} HCA; "
         f"{layers['hash_routed']} hash-routed) + {layers['mtp']} MTP, "
         f"hidden {config.hidden_size}, {config.n_routed_experts} experts, "

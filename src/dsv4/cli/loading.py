@@ -16,12 +16,15 @@ def load(model: str, numerics: str) -> Model:
     """`dsv4.load`, and one torch thread for a small model unless OMP_NUM_THREADS says how many."""
     import os
 
-    import torch
-
     import dsv4
-    from dsv4.model.cost import parameters
+    from dsv4.cli.console import status
 
-    loaded = dsv4.load(model, numerics)
+    with status(f"loading {model}"):
+        import torch
+
+        from dsv4.model.cost import parameters
+
+        loaded = dsv4.load(model, numerics)
     if "OMP_NUM_THREADS" not in os.environ and parameters(loaded.config).active < SMALL:
         torch.set_num_threads(1)
     return loaded

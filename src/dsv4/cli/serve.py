@@ -22,10 +22,8 @@ def serve(
     others wait in a queue.
     """
     import dsv4
-    from dsv4.cli.console import note
     from dsv4.cli.loading import load
     from dsv4.server.run import run
 
-    note(f"loading {model} ...")
     engine = dsv4.Engine(load(model, numerics))
     run(engine, host=host, port=port, queue=queue)

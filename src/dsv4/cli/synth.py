@@ -14,7 +14,9 @@ def synth(
         str, typer.Option(help="flash, pro, flash-base, pro-base, nano, tiny, or a config.json.")
     ],
     layers: Annotated[int | None, typer.Option(help="Only the first N layers.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The same seed writes the same files.", min=0, max=(1 << 63) - 1)
+    ] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
 ) -> None:
     """Write a random checkpoint of any configuration in the released layout.

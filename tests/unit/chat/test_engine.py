@@ -157,6 +157,16 @@ def test_bad_conversations_fail_before_anything_runs(scripted: Build) -> None:
         scripted("x").prepare(Request([{"role": "nobody", "content": "?"}]))
 
 
+def test_a_limit_of_nothing_is_no_default(scripted: Build) -> None:
+    engine = scripted("x")
+    with pytest.raises(UsageError, match="max_tokens = 0"):
+        engine.chat(HELLO, max_tokens=0)
+    with pytest.raises(UsageError, match="max_tokens = 0"):
+        next(engine.complete("x", max_tokens=0))
+    with pytest.raises(UsageError, match="effort ''"):
+        engine.chat(HELLO, thinking="")
+
+
 def test_bad_requests() -> None:
     with pytest.raises(UsageError, match="effort"):
         Request(HELLO, effort="enormous")
@@ -212,6 +222,12 @@ def test_defaults_of_the_folder_are_used(tiny_folder: Path) -> None:
     *_, finish = engine.chat(HELLO)
     assert isinstance(finish, Finish)
     assert finish.usage.completion <= 16
+
+
+@pytest.mark.parametrize("ids", [[2**70], ["a"], [], [-1]])
+def test_ids_that_have_no_logits(tiny_folder: Path, ids: list[Any]) -> None:
+    with pytest.raises(UsageError):
+        dsv4.load(tiny_folder).logits(ids)
 
 
 def test_same_seed_same_answer_from_a_real_model(tiny_folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_commands(scripted: Build, talk: Talk, tmp_path: Path) -> None:
     )
     assert HELP in out
     assert "thinking: max\nthinking: max" in out
-    assert "there is no level 'enormous'" in err and "there is no command /nonsense" in err
+    assert "effort 'enormous' is unknown" in err and "there is no command /nonsense" in err
     assert "the last question is taken back\nthere is nothing to take back" in out
     assert "/save needs a file name" in err
     assert session.system == "Be brief."

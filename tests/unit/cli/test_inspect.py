@@ -91,3 +91,18 @@ def test_wrong_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     (tmp_path / "config.json").write_text('{"hidden_sise": 3}')
     assert main(["inspect", str(tmp_path)]) == 3
     assert "did you mean hidden_size?" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_looks_like_markup(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "[red]x[" / "nope]"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
+    assert main(["inspect", str(folder)]) == 0
+    assert "[red]x[/nope]: 5 layers" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_longest_context(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "flash", "--context", str(1 << 40)]) == 0
+    assert f"{1 << 40:,}" in capsys.readouterr().out

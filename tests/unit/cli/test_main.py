@@ -53,6 +53,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["inspect", "flash", "extra"],
         ["serve", "nano", "--port", "70000"],
         ["synth", "out"],
+        ["synth", "out", "--preset", "tiny", "--seed", "-1"],
+        ["synth", "out", "--preset", "tiny", "--seed", str(1 << 63)],
+        ["inspect", "flash", "--context", "9" * 26],
         ["export", "nano", "out", "--layout", "zip"],
     ],
 )
@@ -123,6 +126,14 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "dsv4", *arguments], capture_output=True, text=True, timeout=60
     )
+
+
+def test_an_effort_that_is_unknown_fails_before_loading(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in (["chat", "no-such-model"], ["generate", "no-such-model", "x", "--chat"]):
+        assert cli.main([*command, "--thinking", "bogus"]) == 2
+        assert "effort 'bogus' is unknown" in capsys.readouterr().err
 
 
 def test_as_a_process() -> None:

@@ -127,10 +127,10 @@ def _read(message: object, where: str) -> Message:
     if reasoning is None:
         reasoning = message.get("reasoning")
     if "content" not in message and not (role == "assistant" and (calls or reasoning is not None)):
-        raise EncodingError(f"{where} ({role}) has no content", hint='send "content": "..."')
+        raise EncodingError(f"{where} ({role!r}) has no content", hint='send "content": "..."')
     content = message.get("content")
     if content is None and role not in ("assistant", "tool"):
-        raise EncodingError(f"{where} ({role}) has null content", hint="send a string")
+        raise EncodingError(f"{where} ({role!r}) has null content", hint="send a string")
     return Message(
         role=_text(role, f"{where}: role"),
         content=_read_content(content, role, where),
@@ -141,8 +141,8 @@ def _read(message: object, where: str) -> Message:
         schema=message.get("response_format"),
         task=_optional_text(message, "task", where),
         extracted_url=_optional_text(message, "extracted_url", where),
-        wo_eos=bool(message.get("wo_eos", False)),
-        prefix=bool(message.get("prefix", False)),
+        wo_eos=_flag(message, "wo_eos", where),
+        prefix=_flag(message, "prefix", where),
     )
 
 
@@ -164,12 +164,12 @@ def _check(message: Message, where: str, is_last: bool) -> None:
         raise EncodingError(f"{where}: response_format must be a JSON schema object")
     if role != "assistant" and (message.tool_calls or message.wo_eos or message.prefix):
         raise EncodingError(
-            f"{where} ({role}) has tool_calls, prefix or wo_eos",
+            f"{where} ({role!r}) has tool_calls, prefix or wo_eos",
             hint="only assistant messages can",
         )
     if role not in ("system", "developer") and (message.tools or message.schema is not None):
         raise EncodingError(
-            f"{where} ({role}) has tools or response_format",
+            f"{where} ({role!r}) has tools or response_format",
             hint="give them with the request, or on a system message",
         )
     if message.prefix and not is_last:
@@ -235,3 +235,10 @@ def _text(value: object, where: str) -> str:
 def _optional_text(message: Mapping[str, Any], key: str, where: str) -> str | None:
     value = message.get(key)
     return None if value is None else _text(value, f"{where}: {key}")
+
+
+def _flag(message: Mapping[str, Any], key: str, where: str) -> bool:
+    value = message.get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise EncodingError(f"{where}: {key} must be true or false, not {type(value).__name__}")

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from dsv4.chat.engine import Engine, Finish
 from dsv4.encoding.events import Event
@@ -66,7 +67,8 @@ async def _on_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse(body(str(error.detail), error.status_code), error.status_code)
+    status = error.status_code
+    return JSONResponse(body(str(error.detail), status), status, error.headers)
 
 
 class _Service:
@@ -126,12 +128,21 @@ class _Service:
 
 
 async def _read(request: Request) -> ChatBody:
-    """The request's body, checked. Raises RequestError: 413, 400 (no JSON) or 422 (fields)."""
+    """The request's body, checked. Raises RequestError: 413, 499 (the client left), and those
+    of `_parse`."""
     data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BODY:
-            raise RequestError(f"the body exceeds {MAX_BODY >> 20} MiB", status=413)
+    try:
+        async for part in request.stream():
+            data += part
+            if len(data) > MAX_BODY:
+                raise RequestError(f"the body exceeds {MAX_BODY >> 20} MiB", status=413)
+    except ClientDisconnect as error:
+        raise RequestError("the client left before its request was read", status=499) from error
+    return await asyncio.to_thread(_parse, data)  # a long one would hold up every stream
+
+
+def _parse(data: bytearray) -> ChatBody:
+    """A body, checked. Raises RequestError: 400 (no JSON) or 422 (fields)."""
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -26,9 +26,15 @@ def status_of(error: Exception) -> int:
 def body(
     message: str, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """The error object of the hosted API."""
+    """The error object of the hosted API. What of a request stands in it may hold half of a
+    surrogate pair, which cannot be sent; it becomes `?`."""
     kind = _TYPES.get(status, "invalid_request_error")
+    message, param = _sendable(message), None if param is None else _sendable(param)
     return {"error": {"message": message, "type": kind, "param": param, "code": code or kind}}
+
+
+def _sendable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def body_of(error: Exception) -> dict[str, Any]:

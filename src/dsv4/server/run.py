@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import suppress
 
 import uvicorn
 
@@ -15,7 +16,10 @@ logger = logging.getLogger("dsv4.server")
 
 
 def run(engine: Engine, *, host: str, port: int, queue: int) -> None:
-    """Serve until SIGINT or SIGTERM. Raises UsageError if the address cannot be used."""
+    """Serve until SIGINT, which is an ordinary end, or SIGTERM.
+
+    Raises UsageError if the address cannot be used.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=128)
@@ -23,7 +27,8 @@ def run(engine: Engine, *, host: str, port: int, queue: int) -> None:
         raise UsageError(
             f"cannot listen on {host}:{port}: {error}", "choose another --host or --port"
         ) from error
-    with listener:
+    # Once it has shut down, uvicorn raises the signal that asked for it again.
+    with listener, suppress(KeyboardInterrupt):
         bound = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")

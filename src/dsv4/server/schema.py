@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from dsv4.chat.defaults import Defaults
 from dsv4.chat.request import Request
@@ -25,11 +34,17 @@ ALIASES = {
 }
 """Names of the hosted API that mean the served model -> whether they think by default."""
 
+INTERNAL = ("task", "extracted_url", "wo_eos", "response_format", "tools")
+"""Keys of a message that the encoding knows and the API does not: quick tasks, open turns, and
+what belongs to the request."""
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
 
 
 class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    """Unknown fields are ignored, but no value is taken for one of another type."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
 
 class Thinking(_Lenient):
@@ -44,6 +59,19 @@ class Function(_Lenient):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    _sent: dict[str, Any] = PrivateAttr()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep(cls, value: Any, check: ModelWrapValidatorHandler[Function]) -> Function:
+        made = check(value)
+        made._sent = value
+        return made
+
+    def as_sent(self) -> dict[str, Any]:
+        """The client's object, keys in its order and unknown ones included: this is what the
+        prompt shows the model."""
+        return self._sent
 
 
 class Tool(_Lenient):
@@ -69,7 +97,7 @@ class ChatBody(_Lenient):
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Annotated[list[str], Field(max_length=16)] | None = None
     thinking: Thinking | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -78,6 +106,11 @@ class ChatBody(_Lenient):
     response_format: ResponseFormat | None = None
     n: int | None = None
     logprobs: bool | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     def request(self, defaults: Defaults) -> Request:
         """What the engine has to do. Raises RequestError for what this server cannot."""
@@ -89,15 +122,15 @@ class ChatBody(_Lenient):
             top_k=self.top_k,
             min_p=self.min_p,
         )
-        tools = [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        tools = [{"type": "function", "function": t.function.as_sent()} for t in self.tools or ()]
+        limits = (self.max_completion_tokens, self.max_tokens, defaults.max_tokens)
         return Request(
             messages=self.messages,
             tools=() if self.tool_choice == "none" else tools,
             effort=self._effort(defaults),
             sampling=sampling,
-            max_tokens=self.max_completion_tokens or self.max_tokens or defaults.max_tokens,
-            stop=tuple(stop),
+            max_tokens=next(limit for limit in limits if limit is not None),
+            stop=tuple(self.stop or ()),
         )
 
     def _effort(self, defaults: Defaults) -> str:
@@ -127,3 +160,10 @@ class ChatBody(_Lenient):
         ):
             if bad:
                 raise RequestError(f"{field}: this server supports {instead} only", param=field)
+        for i, message in enumerate(self.messages):
+            for key in INTERNAL:
+                if message.get(key) is not None:
+                    raise RequestError(
+                        f"messages[{i}] has {key}, which is no part of this API",
+                        param=f"messages.{i}.{key}",
+                    )

@@ -20,8 +20,8 @@ USER = {"role": "user", "content": "q"}
         (["hello"], "message 0 is not an object"),
         ([USER, {"content": "x"}], "message 1: role must be a string"),
         ([{"role": "robot", "content": "x"}], "message 0 has unknown role 'robot'"),
-        ([USER, {"role": "user"}], "message 1 \\(user\\) has no content"),
-        ([{"role": "assistant"}], "message 0 \\(assistant\\) has no content"),
+        ([USER, {"role": "user"}], "message 1 \\('user'\\) has no content"),
+        ([{"role": "assistant"}], "message 0 \\('assistant'\\) has no content"),
         ([{"role": "system", "content": None}], "null content"),
         ([{"role": "user", "content": 5}], "content is not a list"),
         ([{"role": "user", "content": ["x"]}], "content part is not an object"),
@@ -34,6 +34,8 @@ USER = {"role": "user", "content": "q"}
         ([{**USER, "tools": [{"name": "f"}]}], "has tools or response_format"),
         ([{"role": "assistant", "content": "", "prefix": True}, USER], "not the last message"),
         ([{"role": "assistant", "reasoning_content": 3}], "reasoning must be a string"),
+        ([{"role": "assistant", "content": "", "wo_eos": "no"}], "wo_eos must be true or false"),
+        ([{"role": "assistant", "content": "", "prefix": 1}], "prefix must be true or false"),
         ([{"role": "assistant", "tool_calls": {}}], "tool_calls is not a list"),
         ([{"role": "assistant", "tool_calls": [{}]}], "tool_calls\\[0\\] has no function"),
         ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "name of tool_calls\\[0\\]"),
@@ -57,6 +59,15 @@ def test_bad_messages(messages: Any, message: str) -> None:
     with pytest.raises(EncodingError, match=message) as caught:
         render(messages)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("message", [{}, {"content": None}, {"content": "x"}])
+def test_a_broken_role_does_not_break_the_error(message: dict[str, Any]) -> None:
+    """Half of a surrogate pair is JSON, but no text that could be sent."""
+    with pytest.raises(EncodingError) as caught:
+        render([{"role": "\ud83d", **message}])
+    assert r"'\ud83d'" in str(caught.value)
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize("tools", [{"name": "f"}, [{}], ["f"], [{"type": "function"}], "f"])

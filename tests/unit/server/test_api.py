@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dsv4.chat.engine import Engine
+from dsv4.server import app, failure
 from dsv4.server.app import create_app
 
 CALL = (
@@ -196,7 +198,23 @@ def test_models_and_health(scripted: Build) -> None:
         ({"top_p": 0}, 422, "top_p"),
         ({"max_tokens": 0}, 422, "max_tokens"),
         ({"seed": 2**70}, 422, "seed"),
-        ({"stop": ["x"] * 17}, 422, None),
+        ({"max_tokens": True}, 422, "max_tokens"),
+        ({"max_tokens": "5"}, 422, "max_tokens"),
+        ({"top_k": True}, 422, "top_k"),
+        ({"temperature": True}, 422, "temperature"),
+        ({"stream": "yes"}, 422, "stream"),
+        ({"stream": 1}, 422, "stream"),
+        ({"stop": ["x"] * 17}, 422, "stop"),
+        ({"stop": 5}, 422, "stop"),
+        ({"messages": [{"role": "user", "content": "x", "task": "title"}]}, 400, "messages.0.task"),
+        ({"messages": [{"role": "user", "content": "x", "wo_eos": 0}]}, 400, "messages.0.wo_eos"),
+        (
+            {"messages": [{"role": "system", "content": "x", "response_format": {}}]},
+            400,
+            "messages.0.response_format",
+        ),
+        ({"messages": [{"role": "system", "content": "x", "tools": []}]}, 400, "messages.0.tools"),
+        ({"messages": [{"role": "assistant", "content": "x", "prefix": "yes"}]}, 400, None),
         ({"tools": [{"function": {"name": "not a name"}}]}, 422, None),
         ({"tools": [WEATHER] * 129}, 422, "tools"),
         ({"n": 2}, 400, "n"),
@@ -216,6 +234,93 @@ def test_refusals(scripted: Build, fields: dict[str, Any], status: int, param: s
     assert error["message"] and "\n" not in error["message"]
     if param is not None:
         assert error["param"] == param
+
+
+def test_a_list_of_stops_that_is_too_long_says_so(scripted: Build) -> None:
+    with client(scripted("x")) as http:
+        response = http.post("/v1/chat/completions", json=body(stop=["x"] * 17))
+    assert "16" in response.json()["error"]["message"]
+
+
+def test_whole_numbers_may_stand_for_real_ones(scripted: Build) -> None:
+    with client(scripted("x")) as http:
+        asked = body(temperature=0, top_p=1, stream=False)
+        assert http.post("/v1/chat/completions", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize("where", ["role", "field"])
+def test_half_a_surrogate_pair_is_a_client_error(scripted: Build, where: str) -> None:
+    half = "\ud83d"
+    asked = body(tools=[{"function": {"name": half}}])
+    if where == "role":
+        asked = body(messages=[{"role": half, "content": "x"}])
+    with client(scripted("x")) as http:
+        response = http.post("/v1/chat/completions", content=json.dumps(asked))
+    assert response.status_code in (400, 422)
+    assert response.json()["error"]["message"]
+
+
+def test_error_bodies_can_always_be_sent() -> None:
+    sent = failure.body("bad \ud83d", 400, param="x.\udfff")
+    assert sent["error"]["message"] == "bad ?" and sent["error"]["param"] == "x.?"
+
+
+def test_the_prompt_holds_the_tools_as_the_client_wrote_them(scripted: Build) -> None:
+    function = {"strict": True, "parameters": {"type": "object"}, "name": "f", "description": None}
+    engine = scripted("x")
+    seen: list[Any] = []
+    prepare = engine.prepare
+    engine.prepare = lambda request: (seen.append(prepare(request)), seen[-1])[1]  # type: ignore[method-assign]
+    with client(engine) as http:
+        asked = body(tools=[{"type": "function", "function": function}])
+        assert http.post("/v1/chat/completions", json=asked).status_code == 200
+    prompt = engine.model.tokenizer.decode(seen[0].ids)
+    assert json.dumps(function) in prompt
+
+
+def test_a_client_that_leaves_during_its_upload_is_no_error(scripted: Build) -> None:
+    incoming = [
+        {"type": "http.request", "body": b'{"model": ', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "query_string": b"",
+        "headers": [],
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(create_app(scripted("x"))(scope, receive, send))
+    assert sent[0]["status"] == 499
+
+
+def test_bodies_are_parsed_beside_the_event_loop(
+    scripted: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+
+    def parse(data: bytearray) -> Any:
+        try:
+            asyncio.get_running_loop()
+            threads.append(False)
+        except RuntimeError:
+            threads.append(True)
+        return original(data)
+
+    original = app._parse
+    monkeypatch.setattr(app, "_parse", parse)
+    with client(scripted("x")) as http:
+        assert http.post("/v1/chat/completions", json=body()).status_code == 200
+    assert threads == [True]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
@@ -240,6 +345,7 @@ def test_wrong_routes_have_the_error_body(scripted: Build, method_path: tuple[st
     with client(scripted("x")) as http:
         response = http.request(*method_path)
     assert response.status_code in (404, 405)
+    assert response.headers.get("allow") == ("POST" if response.status_code == 405 else None)
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 

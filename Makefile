@@ -8,13 +8,14 @@ VENV   ?= .venv
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?= nano
+TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev serve test slow check format docs clean
 
 help:
-	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL=)"
+	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL= TORCH=)"
 	@echo "make test    set up, then run the tests (about ten minutes on two cores)"
 	@echo "make check   lint, types, import direction, file lengths, generated docs"
 	@echo "make slow    the tests that do not fit into ten minutes"
@@ -26,12 +27,15 @@ setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev
 
 # One environment; the stamps say what it holds. A machine without an NVIDIA driver gets the
-# pinned release, of which a CPU build may be at hand; with a driver the newest build that
-# pyproject.toml allows is taken.
+# release in TORCH, of which a CPU build may be at hand (TORCH= names another requirement or
+# file); with a driver the newest build that pyproject.toml allows is taken.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11"; \
 	    echo "hint: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "error: $(PYTHON) lacks its venv module"; \
+	    echo "hint: install it (on Debian: python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.torch: | $(VENV)/bin/python
@@ -39,8 +43,8 @@ $(VENV)/.torch: | $(VENV)/bin/python
 	  echo "NVIDIA driver found: installing the default build of torch"; \
 	  $(BIN)/python -m pip install --quiet 'torch>=2.13,<3'; \
 	else \
-	  echo "no NVIDIA driver: installing torch 2.13.0"; \
-	  $(BIN)/python -m pip install --quiet 'torch==2.13.0'; \
+	  echo "no NVIDIA driver: installing $(TORCH)"; \
+	  $(BIN)/python -m pip install --quiet '$(TORCH)'; \
 	fi
 	@touch $@
 

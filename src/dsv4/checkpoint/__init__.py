@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dsv4 import config as _configuration
@@ -36,4 +37,6 @@ def read_config(folder: Path | str) -> ModelConfig:
     folder = Path(folder)
     if (folder / INDEX_NAME).exists() or any(folder.glob("model*.safetensors")):
         return make_plan(folder).config
-    return _configuration.load(folder)
+    config = _configuration.load(folder)
+    # Draft stages are never loaded, so nothing is to count an MTP block in their place.
+    return replace(config, num_nextn_predict_layers=0) if config.draft_stages else config

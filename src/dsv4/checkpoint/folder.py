@@ -63,6 +63,11 @@ class Stored:
     def nbytes(self) -> int:
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the numbers start where torch can use them without a copy."""
+        return self.offset % DTYPES[self.dtype].itemsize == 0
+
 
 @dataclass(slots=True)
 class Reader:
@@ -82,10 +87,9 @@ class Reader:
             if raw is None:
                 raw = self._files[stored.file] = _map(stored.file)
             raw = raw[stored.offset : stored.offset + stored.nbytes]
-            dtype = DTYPES[stored.dtype]
-            if stored.offset % dtype.itemsize:
-                raw = raw.clone()  # torch cannot view numbers at odd places
-            return raw.view(dtype).view(stored.shape)
+            if not stored.aligned:
+                raw = raw.clone()
+            return raw.view(DTYPES[stored.dtype]).view(stored.shape)
         except _LIBRARY_ERRORS as error:
             raise CheckpointError(
                 f"{stored.file.name} is damaged: {_first_line(error)}", _DAMAGED_HINT

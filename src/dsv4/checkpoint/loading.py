@@ -50,14 +50,14 @@ def load_with_report(
 ) -> tuple[Transformer, LoadReport]:
     """Like `load`, with a report instead of log lines.
 
-    `check_all_values`: look for NaN in every tensor (True), only in small dense ones (False), or
-    as the size of the checkpoint suggests (None).
+    `check_all_values`: look for NaN in every tensor (True), only in small dense ones and in the
+    block scales of dense matrices (False), or in `values.READ_BYTES` more than those (None).
     """
     plan = make_plan(folder)
-    check_values(plan, check_all_values)
+    notes = plan.notes + check_values(plan, check_all_values)
     model = _build(plan, numerics)
     stored = sum(2 if source.scale is not None else 1 for source in plan.sources)
-    return model, LoadReport(plan.config, plan.layout, stored, plan.nbytes, plan.notes)
+    return model, LoadReport(plan.config, plan.layout, stored, plan.nbytes, notes)
 
 
 def _build(plan: Plan, numerics: Numerics) -> Transformer:

@@ -91,10 +91,14 @@ def aliases(name: str) -> Iterator[str]:
     if ".ffn.experts." not in name:
         yield to_transformers(name)
     # save_pretrained turns names back, but for the prefix, and calls kv_norm of attention norm.
+    # A model that came from files of its own names keeps those, but for the same norms.
     half = name if name == "head.weight" else f"model.{name}"
     spellings = [half]
     if half.endswith(".attn.kv_norm.weight"):
         spellings.append(half.replace(".kv_norm.", ".norm."))
+    own = to_transformers(name) if name.endswith("norm.weight") else ""
+    if own.endswith(".kv_norm.weight"):
+        spellings.append(own.replace(".kv_norm.", ".norm."))
     for spelling in spellings:
         yield spelling
         if spelling.endswith(".scale"):

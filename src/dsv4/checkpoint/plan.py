@@ -23,6 +23,9 @@ Layout = Literal["released", "transformers"]
 _FLOATS = ("BF16", "F32", "F16")
 _ENOUGH_PROBLEMS = 1000
 
+MAX_COPIED_BYTES = 256 << 20
+"""Tensors that cannot be used where they are in their file may have this size together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -96,6 +99,7 @@ def make_plan(folder: Path | str) -> Plan:
     config, found = _adapt_mtp(config, found, notes)
     sources = _match(config, found, style, problems)
     problems.raise_any(folder)
+    _check_places(folder, sources)
     nbytes = sum(
         stored.nbytes
         for source in sources
@@ -103,6 +107,18 @@ def make_plan(folder: Path | str) -> Plan:
         if stored is not None
     )
     return Plan(folder, config, style, tuple(sources), tuple(notes), nbytes)
+
+
+def _check_places(folder: Path, sources: list[Source]) -> None:
+    """Raise CheckpointError if so many tensors lie at odd places that a load would copy much."""
+    tensors = (stored for source in sources for stored in (source.data, source.scale) if stored)
+    copied = sum(stored.nbytes for stored in tensors if not stored.aligned)
+    if copied > MAX_COPIED_BYTES:
+        raise CheckpointError(
+            f"{folder}: {copied / 2**20:.0f} MiB of tensors do not start at a multiple of their "
+            "element size, so they cannot be used in place",
+            "write the files again with the safetensors library, which aligns them",
+        )
 
 
 def _candidates(name: str, style: Layout) -> Iterator[str]:
@@ -185,7 +201,8 @@ def _adapt_mtp(
             f"{config.draft_stages} DSpark draft stages (mtp.*) ignored: this version drafts "
             "with the MTP block only, which this checkpoint does not have"
         )
-        return config, without
+        # The count of stages stays: the prompts of these checkpoints differ.
+        return replace(config, num_nextn_predict_layers=0), without
     if config.num_nextn_predict_layers and not present:
         notes.append("no MTP block in the files: the model runs without one")
     elif present and not config.num_nextn_predict_layers:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,16 @@ from dsv4.checkpoint.folder import DTYPES, INDEX_NAME
 from dsv4.checkpoint.layout import TensorSpec
 from dsv4.errors import CheckpointError
 
+if sys.platform != "win32":
+    import fcntl
+
 Progress = Callable[[int, int], None]
 """Called with (bytes written, bytes in all) as writing goes on."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CONFIG_NAME = "config.json"
+_STAGE_PREFIX = ".partial-"
+_STAGE_NAME = re.compile(r"\.partial-[a-z0-9_]{8}")
 
 
 def safetensors_dtype(dtype: torch.dtype) -> str:
@@ -119,9 +126,11 @@ def staged(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(mkdtemp(prefix=".partial-", dir=folder))
+        _remove_stale(folder)
+        stage = Path(mkdtemp(prefix=_STAGE_PREFIX, dir=folder))
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}: {error.strerror or error}") from error
+    lock = _lock(stage)
     try:
         free = shutil.disk_usage(folder).free
         if free < needed:
@@ -136,6 +145,50 @@ def staged(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
             raise CheckpointError(f"writing {folder} failed: {error.strerror or error}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(stage: Path) -> int | None:
+    """A descriptor that holds a lock on a stage, which goes when the process does.
+
+    None if another process has it, or where folders cannot be locked.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what exports into `folder` left when they were killed.
+
+    That is: folders named as `staged` names them, holding only files that exports write, whose
+    lock no running export has.
+    """
+    for stage in folder.glob(f"{_STAGE_PREFIX}*"):
+        if not _STAGE_NAME.fullmatch(stage.name) or stage.is_symlink() or not stage.is_dir():
+            continue
+        if not all(_is_written(path) for path in stage.iterdir()):
+            continue
+        lock = _lock(stage)
+        if lock is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+            os.close(lock)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a file has a name that `write_checkpoint` gives."""
+    ours = path.name in (INDEX_NAME, _CONFIG_NAME) or path.match("model-*-of-*.safetensors")
+    return ours and path.is_file() and not path.is_symlink()
 
 
 def _holds_model(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from dsv4.checkpoint.folder import INDEX_NAME
 from dsv4.config import ModelConfig
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import weights
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, Weight
 
 WEIGHTS = "model-00001-of-00001.safetensors"
 
@@ -75,17 +75,16 @@ def same_weights(a: Transformer, b: Transformer) -> bool:
     left, right = dict(weights(a)), dict(weights(b))
     if left.keys() != right.keys():
         return False
-    for name, x in left.items():
-        y = right[name]
-        if isinstance(x, QuantizedTensor):
-            if not isinstance(y, QuantizedTensor) or x.format != y.format:
-                return False
-            pairs = [(x.data, y.data), (x.scale, y.scale)]
-        else:
-            if not isinstance(y, Tensor):
-                return False
-            pairs = [(x, y)]
-        for p, q in pairs:
-            if p.dtype != q.dtype or not torch.equal(p.view(torch.uint8), q.view(torch.uint8)):
-                return False
-    return True
+    return all(same_weight(x, right[name]) for name, x in left.items())
+
+
+def same_weight(x: Weight, y: Weight) -> bool:
+    """Whether two weights are the same bits in the same format."""
+    if isinstance(x, QuantizedTensor) and isinstance(y, QuantizedTensor):
+        pairs = [(x.data, y.data), (x.scale, y.scale)] if x.format == y.format else []
+    else:
+        pairs = [(x, y)] if isinstance(x, Tensor) and isinstance(y, Tensor) else []
+    return bool(pairs) and all(
+        p.dtype == q.dtype and torch.equal(p.view(torch.uint8), q.view(torch.uint8))
+        for p, q in pairs
+    )

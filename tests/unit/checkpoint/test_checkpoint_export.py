@@ -123,6 +123,30 @@ def test_nothing_is_left_of_a_failed_export(folder: Path, trained: Transformer) 
     assert not list((folder.parent / "new").iterdir())
 
 
+def test_what_a_killed_export_left_is_removed(
+    trained: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next export; what a running one holds, or somebody else put there, stays."""
+    out = tmp_path / "out"
+
+    def killed(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.export_released(trained, out, progress=killed)
+    (stale,) = out.iterdir()
+    assert stale.name.startswith(".partial-") and list(stale.iterdir())
+    foreign = out / ".partial-abcd1234"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("not written by an export")
+    with writer.staged(out, overwrite=False, needed=0) as running:
+        assert not stale.exists() and (foreign / "notes.txt").exists()
+        checkpoint.export_released(trained, out)
+        assert running.exists() and (foreign / "notes.txt").exists()
+
+
 def test_an_interrupted_move_leaves_no_loadable_mixture(
     folder: Path, trained: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint import export_transformers
-from dsv4.config import CSA, HCA, SWA, ModelConfig, preset
+from dsv4.config import CSA, HCA, SWA, ModelConfig, YarnScaling, preset
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
 
@@ -46,6 +46,12 @@ def draw_config(seed: int, schedule: tuple[int, ...]) -> ModelConfig:
         compress_ratios=(*schedule, SWA),
         num_hash_layers=rng.choice((1, 2)),
         sliding_window=rng.choice((16, 128)),
+        rope_theta=rng.choice((10000.0, 3000.0)),
+        compress_rope_theta=rng.choice((160000.0, 40000.0)),
+        rope_scaling=YarnScaling(
+            factor=rng.choice((4.0, 16.0)),
+            original_max_position_embeddings=rng.choice((512, 65536)),
+        ),
     )
 
 

@@ -16,7 +16,7 @@ BIN    := $(VENV)/bin
 
 help:
 	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL= TORCH=)"
-	@echo "make test    set up, then run the tests (about ten minutes on two cores)"
+	@echo "make test    set up, then run the tests (about four minutes on two cores)"
 	@echo "make check   lint, types, import direction, file lengths, generated docs"
 	@echo "make slow    the tests that do not fit into ten minutes"
 	@echo "make format  rewrite the sources as ruff formats them"

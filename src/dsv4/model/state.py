@@ -124,7 +124,7 @@ class StateShape:
 class State:
     """The decoding state of `batch` sequences of equal `length`, for a stack of layers.
 
-    Reading: `length` (tokens consumed), `nbytes`. Only the model writes; callers `rewind`,
+    Reading: `length` (tokens consumed). Only the model writes; callers `rewind`,
     `clone`, and store it with `to_tensors` / `load_tensors`.
     """
 
@@ -178,15 +178,6 @@ class State:
         other = State(self.shape)
         other.load_tensors(self.to_tensors())
         return other
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all buffers."""
-        return sum(
-            part.rows.nbytes
-            for layer in self.layers
-            for part in [ring for _, ring, _ in layer.rings()] + [log for _, log in layer.logs()]
-        )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything the state holds, as named tensors (copies)."""

@@ -58,17 +58,6 @@ def expand_quantized(model: Transformer) -> None:
             set_weight(model, name, value.dequantize())
 
 
-def make_trainable(model: Transformer) -> None:
-    """Turn every weight into a float32 parameter with a gradient (router biases excepted)."""
-    for name, value in list(weights(model)):
-        if isinstance(value, Tensor) and not value.is_floating_point():
-            continue
-        dense = value.dequantize() if isinstance(value, QuantizedTensor) else value.float()
-        set_weight(model, name, dense.clone())
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.endswith("gate.bias"))
-
-
 @torch.no_grad()
 def init_weights(model: Transformer, seed: int) -> None:
     """Random weights for training from scratch, the same for the same seed.

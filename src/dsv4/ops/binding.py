@@ -1,8 +1,8 @@
 """Which implementation an op runs: bound once, changeable in one place.
 
 An op is a public function whose signature and meaning are those of its reference. Backends add
-implementations; automatic choice takes the best available one, an explicit request for a
-backend that lacks an op fails.
+implementations. Every op is bound to its reference until `use` asks for another backend, which
+fails if that backend lacks an op.
 """
 
 from __future__ import annotations
@@ -71,6 +71,6 @@ def bindings() -> list[Binding]:
     rows = []
     for op in _OPS.values():
         only = list(op.implementations) == ["reference"]
-        reason = "the only implementation" if only else "best available"
+        reason = "the only implementation" if only else "not asked for another"
         rows.append(Binding(op.name, op.backend, reason))
     return rows

@@ -16,7 +16,6 @@ from dsv4.model.weights import (
     expand_quantized,
     get_weight,
     init_weights,
-    make_trainable,
     set_weight,
     weights,
 )
@@ -40,7 +39,6 @@ def test_exact_is_differentiable_everywhere() -> None:
     """Directional derivative of the loss against central differences, and no dead weight."""
     config = draw_config(3, FLASH_LIKE)
     model = draw_model(config, 3)
-    make_trainable(model)
     ids = tokens(config, 150, 3)
 
     def loss() -> torch.Tensor:

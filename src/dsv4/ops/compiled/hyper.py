@@ -1,4 +1,4 @@
-"""Hyper-connections with the tokens innermost, and a Sinkhorn that keeps little for backward.
+"""Hyper-connections with the tokens innermost, and a Sinkhorn with its own gradient.
 
 Shapes: `...` tokens (N when flattened), S residual streams, D channels, M = S*S + 2S.
 """

@@ -1,0 +1,239 @@
+"""A model folder as one GGUF file, so that llama.cpp can be measured on the same weights.
+
+    python benchmarks/gguf.py FOLDER OUT.gguf [--rest bf16|q8_0]
+
+Needs the `gguf` package. Routed experts are repacked from FP4 to MXFP4, which changes no value.
+The FP8 matrices become Q8_0, as llama.cpp's own converter makes them (it has no FP8 type); the
+relative error of a weight is about 0.5 %. `--rest` is the type of the large BF16 matrices:
+embedding, head and compressors (`bf16` keeps them, as that converter does; `q8_0` is what
+`llama-quantize` turns them into). Vectors, routers and everything of the hyper-connections are F32.
+
+There is no tokenizer in the file (llama.cpp calls that `no_vocab`), and no MTP block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dsv4.checkpoint import make_plan
+from dsv4.checkpoint.folder import Reader
+from dsv4.checkpoint.plan import Source
+from dsv4.config import ModelConfig
+from dsv4.numerics.formats import pack_e2m1, unpack_e2m1
+from dsv4.numerics.quantized import FP4, QuantizedTensor
+
+# Python looks for modules beside the script first, where `gguf` is this file.
+sys.path = [path for path in sys.path if os.path.abspath(path or ".") != os.path.dirname(__file__)]
+
+from gguf import GGMLQuantizationType as Kind  # noqa: E402
+from gguf import GGUFWriter, quants  # noqa: E402
+
+ARCH = "deepseek4"
+SQRT_SOFTPLUS = 4
+"""llama.cpp's number of the router's scoring function."""
+MOSTLY_MXFP4_MOE = 38
+"""llama.cpp's number of this mixture of types; it is only printed."""
+
+Array = npt.NDArray[np.generic]
+
+_TOP = {
+    "embed.weight": "token_embd",
+    "head.weight": "output",
+    "norm.weight": "output_norm",
+    "hc_head_fn": "output_hc_fn",
+    "hc_head_base": "output_hc_base",
+    "hc_head_scale": "output_hc_scale",
+}
+_LAYER = {
+    "attn.attn_sink": "attn_sinks",
+    "attn.wq_a.weight": "attn_q_a",
+    "attn.wq_b.weight": "attn_q_b",
+    "attn.q_norm.weight": "attn_q_a_norm",
+    "attn.wkv.weight": "attn_kv",
+    "attn.kv_norm.weight": "attn_kv_a_norm",
+    "attn.wo_a.weight": "attn_output_a",
+    "attn.wo_b.weight": "attn_output_b",
+    "attn.compressor.ape": "attn_compressor_ape",
+    "attn.compressor.wkv.weight": "attn_compressor_kv",
+    "attn.compressor.wgate.weight": "attn_compressor_gate",
+    "attn.compressor.norm.weight": "attn_compressor_norm",
+    "attn.indexer.wq_b.weight": "indexer.attn_q_b",
+    "attn.indexer.weights_proj.weight": "indexer.proj",
+    "attn.indexer.compressor.ape": "indexer_compressor_ape",
+    "attn.indexer.compressor.wkv.weight": "indexer_compressor_kv",
+    "attn.indexer.compressor.wgate.weight": "indexer_compressor_gate",
+    "attn.indexer.compressor.norm.weight": "indexer_compressor_norm",
+    "attn_norm.weight": "attn_norm",
+    "ffn_norm.weight": "ffn_norm",
+    "ffn.gate.weight": "ffn_gate_inp",
+    "ffn.gate.tid2eid": "ffn_gate_tid2eid",
+    "ffn.shared_experts.w1.weight": "ffn_gate_shexp",
+    "ffn.shared_experts.w2.weight": "ffn_down_shexp",
+    "ffn.shared_experts.w3.weight": "ffn_up_shexp",
+}
+_EXPERTS = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
+_IN_F32 = ("ffn.gate.weight", "attn.indexer.weights_proj.weight")
+"""Small BF16 matrices whose input llama.cpp would otherwise round to BF16."""
+
+
+def write_gguf(folder: Path, out: Path, rest: Kind = Kind.BF16) -> None:
+    """Write the main model of `folder` as `out`. Routed experts have to be stored as FP4.
+
+    Raises CheckpointError for a folder that does not hold a model.
+    """
+    plan, reader = make_plan(folder), Reader()
+    writer = GGUFWriter(out, ARCH)
+    _write_config(writer, plan.config, folder.name)
+    experts: dict[str, list[Source]] = defaultdict(list)
+    for source in plan.sources:
+        name = source.parameter.name
+        if name.startswith("mtp."):
+            continue
+        if found := re.fullmatch(r"layers\.(\d+)\.ffn\.experts\.(\d+)\.(w\d)\.weight", name):
+            layer, number, matrix = found.groups()
+            stack = experts[f"blk.{layer}.{_EXPERTS[matrix]}.weight"]
+            assert len(stack) == int(number), "experts come in order"
+            stack.append(source)
+            continue
+        data, kind = _convert(source, reader, rest)
+        writer.add_tensor(_name(name), data, raw_dtype=kind)
+    for name, stack in experts.items():
+        blocks = np.stack([_mxfp4(_quantized(source, reader)) for source in stack])
+        writer.add_tensor(name, blocks, raw_dtype=Kind.MXFP4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _name(name: str) -> str:
+    if name in _TOP:
+        return _TOP[name] + ".weight"
+    _, layer, rest = name.split(".", 2)
+    if rest == "ffn.gate.bias":
+        return f"blk.{layer}.exp_probs_b.bias"
+    # Hyper-connections and norms of the sublayers are called alike on both sides.
+    return f"blk.{layer}.{_LAYER.get(rest, rest)}.weight"
+
+
+def _convert(source: Source, reader: Reader, rest: Kind) -> tuple[Array, Kind]:
+    """The bytes of a tensor that is not a routed expert, and their type."""
+    name = source.parameter.name
+    if source.format is not None:
+        return _q8_0(_quantized(source, reader).dequantize()), Kind.Q8_0
+    tensor = reader.tensor(source.data)
+    if not tensor.is_floating_point():
+        return tensor.to(torch.int32).numpy(), Kind.I32
+    if tensor.dim() < 2 or tensor.dtype == torch.float32 or name.endswith(_IN_F32):
+        return tensor.float().numpy(), Kind.F32
+    if rest == Kind.Q8_0:
+        return _q8_0(tensor.float()), Kind.Q8_0
+    return tensor.view(torch.uint8).numpy(), Kind.BF16
+
+
+def _quantized(source: Source, reader: Reader) -> QuantizedTensor:
+    assert source.scale is not None and source.format is not None, source
+    return QuantizedTensor(reader.tensor(source.data), reader.tensor(source.scale), source.format)
+
+
+def _q8_0(weight: Tensor) -> Array:
+    """Blocks of 32 int8 with a float16 scale: [out, in] float32 to [out, in/32 * 34] bytes."""
+    blocks: Array = quants.quantize(weight.numpy(), Kind.Q8_0)
+    return blocks
+
+
+def _mxfp4(weight: QuantizedTensor) -> Array:
+    """[out, in] of FP4 to [out, in/32 * 17] bytes: a scale, then 32 codes.
+
+    Codes and scales have the same meaning on both sides (ggml's table holds twice the values and
+    it halves the scale). Only the order differs: byte j holds elements j and j + 16 of a block,
+    where the released layout has 2j and 2j + 1.
+    """
+    assert weight.format is FP4, f"routed experts are {weight.format.name}, not fp4"
+    codes = unpack_e2m1(weight.data).unflatten(1, (-1, 2, 16))
+    packed = pack_e2m1(codes.transpose(2, 3).flatten(2)).view(torch.uint8)
+    scale = weight.scale.view(torch.uint8)[:, :, None]
+    blocks: Array = torch.cat((scale, packed), dim=2).flatten(1).numpy()
+    return blocks
+
+
+def _write_config(writer: GGUFWriter, config: ModelConfig, name: str) -> None:
+    """Everything llama.cpp asks for besides the tensors. Keys are spelled out here because the
+    released `gguf` package does not know this architecture."""
+    writer.add_name(name)
+    writer.add_file_type(MOSTLY_MXFP4_MOE)
+    writer.add_tokenizer_model("no_vocab")
+    yarn = config.rope_scaling
+    values: dict[str, int | float | bool | str] = {
+        "vocab_size": config.vocab_size,
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "embedding_length_out": config.hidden_size * config.hc_mult,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": 1,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.q_lora_rank": config.q_lora_rank,
+        "attention.output_group_count": config.o_groups,
+        "attention.output_lora_rank": config.o_lora_rank,
+        "attention.sliding_window": config.sliding_window,
+        "attention.indexer.head_count": config.index_n_heads,
+        "attention.indexer.key_length": config.index_head_dim,
+        "attention.indexer.top_k": config.index_topk,
+        "attention.compress_rope_freq_base": config.compress_rope_theta,
+        "rope.dimension_count": config.qk_rope_head_dim,
+        "rope.freq_base": config.rope_theta,
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": yarn.factor,
+        "rope.scaling.original_context_length": yarn.original_max_position_embeddings,
+        "rope.scaling.yarn_beta_fast": yarn.beta_fast,
+        "rope.scaling.yarn_beta_slow": yarn.beta_slow,
+        "expert_count": config.n_routed_experts,
+        "expert_used_count": config.num_experts_per_tok,
+        "expert_shared_count": config.n_shared_experts,
+        "expert_feed_forward_length": config.moe_intermediate_size,
+        "expert_gating_func": SQRT_SOFTPLUS,
+        "expert_weights_norm": True,
+        "expert_weights_scale": config.routed_scaling_factor,
+        "hash_layer_count": config.num_hash_layers,
+        "hyper_connection.count": config.hc_mult,
+        "hyper_connection.sinkhorn_iterations": config.hc_sinkhorn_iters,
+        "hyper_connection.epsilon": config.hc_eps,
+    }
+    adders = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
+    for key, value in values.items():
+        adders[type(value)](f"{ARCH}.{key}", value)  # type: ignore[arg-type]
+    writer.add_array(f"{ARCH}.attention.compress_ratios", list(config.layer_ratios))
+    limits = [config.swiglu_limit] * config.num_hidden_layers
+    writer.add_array(f"{ARCH}.swiglu_clamp_exp", limits)
+    writer.add_array(f"{ARCH}.swiglu_clamp_shexp", limits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rest", choices=("bf16", "q8_0"), default="bf16")
+    args = parser.parse_args()
+    write_gguf(args.folder, args.out, Kind[args.rest.upper()])
+
+
+if __name__ == "__main__":
+    main()

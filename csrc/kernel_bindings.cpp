@@ -1,0 +1,109 @@
+// Single kernels for the tests: each call runs one kernel on the calling thread.
+#include <nanobind/nanobind.h>
+
+#include <cstdlib>
+#include <vector>
+
+#include "kernels.h"
+#include "scratch.h"
+
+namespace nb = nanobind;
+using Address = uintptr_t;
+
+namespace dsv4 {
+namespace {
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void matmul(Address x, int64_t tokens, Address data, Address scale, int format, int64_t rows,
+            int64_t cols, Address chosen, int64_t count, int64_t begin, int64_t end, Address y) {
+  const Kernels& k = kernels();
+  Scratch prepared, scratch;
+  void* ready = prepared.get<uint8_t>(k.prepared_bytes(tokens, cols));
+  k.prepare(at<float>(x), cols, cols, 0, tokens, ready);
+  const Matrix w{at<uint8_t>(data), at<uint8_t>(scale), rows, cols, static_cast<Format>(format)};
+  k.matmul(ready, at<int32_t>(chosen), count, w, begin, end, at<float>(y), end - begin,
+           scratch.get<uint8_t>(k.matmul_scratch_bytes(cols)));
+}
+
+void decode_rows(Address data, Address scale, int format, int64_t rows, int64_t cols, int64_t begin,
+                 int64_t end, Address out) {
+  const Matrix w{at<uint8_t>(data), at<uint8_t>(scale), rows, cols, static_cast<Format>(format)};
+  kernels().decode_rows(w, begin, end, at<float>(out));
+}
+
+void pack_kv(Address x, int64_t count, int64_t width, int64_t rotated, Address out) {
+  const KvLayout layout{width, rotated};
+  for (int64_t i = 0; i < count; ++i)
+    kernels().pack_kv(at<float>(x) + i * width, layout, at<uint8_t>(out) + i * layout.stride());
+}
+
+void unpack_kv(Address rows, int64_t count, int64_t width, int64_t rotated, Address out) {
+  const KvLayout layout{width, rotated};
+  for (int64_t i = 0; i < count; ++i)
+    kernels().unpack_kv(at<uint8_t>(rows) + i * layout.stride(), layout,
+                        at<float>(out) + i * width);
+}
+
+void pack_key(Address x, int64_t count, int64_t width, Address out) {
+  const KeyLayout layout{width};
+  for (int64_t i = 0; i < count; ++i)
+    kernels().pack_key(at<float>(x) + i * width, layout, at<uint8_t>(out) + i * layout.stride());
+}
+
+void unpack_key(Address rows, int64_t count, int64_t width, Address out) {
+  const KeyLayout layout{width};
+  for (int64_t i = 0; i < count; ++i)
+    kernels().unpack_key(at<uint8_t>(rows) + i * layout.stride(), layout,
+                         at<float>(out) + i * width);
+}
+
+void attend(Address q, Address rows, Address chosen, int64_t count, int64_t width, int64_t rotated,
+            Address sinks, int64_t heads, int64_t head_begin, int64_t head_end, Address out) {
+  const KvLayout layout{width, rotated};
+  std::vector<const uint8_t*> pointers(count);
+  for (int64_t j = 0; j < count; ++j)
+    pointers[j] = at<uint8_t>(rows) + at<int32_t>(chosen)[j] * layout.stride();
+  Scratch scratch;
+  kernels().attend(at<float>(q), pointers.data(), count, layout, at<float>(sinks), head_begin,
+                   head_end, at<float>(out),
+                   scratch.get<uint8_t>(kernels().attend_scratch_bytes(layout, heads)));
+}
+
+void select(Address q, Address weights, int64_t heads, Address keys, int64_t count, int64_t width,
+            int64_t k, Address out) {
+  const KeyLayout layout{width};
+  Scratch scratch;
+  kernels().select(at<uint8_t>(q), at<float>(weights), heads, at<uint8_t>(keys), count, layout, k,
+                   at<int32_t>(out),
+                   scratch.get<uint8_t>(kernels().select_scratch_bytes(layout, heads, k)));
+}
+
+void rms_norm(Address x, int64_t n, Address weight, float eps, Address out) {
+  kernels().rms_norm(at<float>(x), n, at<uint16_t>(weight), eps, at<float>(out));
+}
+
+void swiglu(Address a, Address b, int64_t n, float limit, float scale, Address out) {
+  kernels().swiglu(at<float>(a), at<float>(b), n, limit, scale, at<float>(out));
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& parent) {
+  nb::module_ m = parent.def_submodule("kernels", "single kernels, for tests");
+  m.def("matmul", &matmul);
+  m.def("decode_rows", &decode_rows);
+  m.def("pack_kv", &pack_kv);
+  m.def("unpack_kv", &unpack_kv);
+  m.def("pack_key", &pack_key);
+  m.def("unpack_key", &unpack_key);
+  m.def("attend", &attend);
+  m.def("select", &select);
+  m.def("rms_norm", &rms_norm);
+  m.def("swiglu", &swiglu);
+}
+
+}  // namespace dsv4

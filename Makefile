@@ -12,19 +12,22 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test slow check format docs clean
+.PHONY: help setup setup-dev native serve test slow selftest selftest-neon check format docs clean
 
 help:
 	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL= TORCH=)"
 	@echo "make test    set up, then run the tests (about four minutes on two cores)"
 	@echo "make check   lint, types, import direction, file lengths, generated docs"
 	@echo "make slow    the tests that do not fit into ten minutes"
+	@echo "make native  build the C++ kernels again (setting up does it where there is a compiler)"
+	@echo "make selftest       every kernel table this machine has against plain loops, in C++"
+	@echo "make selftest-neon  the same for 64-bit ARM, under qemu"
 	@echo "make format  rewrite the sources as ruff formats them"
 	@echo "make docs    regenerate docs/cli.md"
-	@echo "make clean   remove the virtual environment and the caches"
+	@echo "make clean   remove the virtual environment, the builds and the caches"
 
-setup: $(VENV)/.ready
-setup-dev: $(VENV)/.ready-dev
+setup: $(VENV)/.ready $(VENV)/.native
+setup-dev: $(VENV)/.ready-dev $(VENV)/.native
 
 # One environment; the stamps say what it holds. A machine without an NVIDIA driver gets the
 # release in TORCH, of which a CPU build may be at hand (TORCH= names another requirement or
@@ -56,6 +59,24 @@ $(VENV)/.ready-dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	@touch $@ $(VENV)/.ready
 
+# The C++ kernels stand in src/ and are built again when their sources change. There is no stamp
+# without them: a machine that gets its compiler later builds them then.
+$(VENV)/.native: CMakeLists.txt tools/native.sh $(shell find csrc -name '*.cpp' -o -name '*.h') \
+                 | $(VENV)/.torch
+	@if tools/native.sh $(abspath $(BIN)/python); then touch $@; \
+	else echo "note: going on without the C++ kernels; dsv4 doctor says what runs instead"; fi
+
+native: | $(VENV)/.torch
+	tools/native.sh $(abspath $(BIN)/python)
+	@touch $(VENV)/.native
+
+# For the tables of csrc/ alone: no Python, no torch.
+selftest:
+	tools/selftest.sh
+
+selftest-neon:
+	tools/selftest.sh neon
+
 serve: setup
 	$(BIN)/dsv4 serve $(MODEL) --host $(HOST) --port $(PORT)
 
@@ -81,4 +102,5 @@ docs: setup-dev
 	$(BIN)/python tools/cli_reference.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f src/dsv4/ops/cpu/_native.*.so
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -34,7 +34,7 @@ def commands() -> list[str]:
 
 def make(*arguments: str) -> list[str]:
     """`make ...` in the environment the tests run in, taking its stamps as up to date."""
-    stamps = [f"-o{sys.prefix}/{name}" for name in (".torch", ".ready", ".ready-dev")]
+    stamps = [f"-o{sys.prefix}/{name}" for name in (".torch", ".ready", ".ready-dev", ".native")]
     return ["make", *stamps, f"VENV={sys.prefix}", *arguments]
 
 

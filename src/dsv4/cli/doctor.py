@@ -16,6 +16,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         write_json(facts)
         return
+    from rich.markup import escape
     from rich.table import Table
 
     out = output()
@@ -24,7 +25,9 @@ def doctor(as_json: JsonOption = False) -> None:
         if name == "ops":
             continue
         shown = size(value) if name.endswith("_bytes") and value is not None else value
-        if isinstance(value, dict):
+        if name == "native_kernels":
+            shown = escape(_sentence(value))
+        elif isinstance(value, dict):
             shown = ", ".join(f"{key}: {item}" for key, item in value.items()) or "none"
         rows.add_row(name.removesuffix("_bytes").replace("_", " "), str(shown))
     out.print(rows, "")
@@ -60,11 +63,39 @@ def examine() -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": ", ".join(devices) or "none",
+        "native_kernels": kernels(),
         "bundled_models": {name: str(folder) for name, folder in locate.bundled().items()},
         "ops": [
             {"op": row.op, "backend": row.backend, "reason": row.reason} for row in ops.bindings()
         ],
     }
+
+
+def kernels() -> dict[str, Any]:
+    """The C++ kernels: what they run on and could run on, or why there are none.
+
+    `available` is what this machine and this build both have, best first. The same keys either
+    way; what is not known is None.
+    """
+    from dsv4.ops.cpu import native
+
+    have = native.native
+    return {
+        "instruction_set": have and have.instruction_set(),
+        "available": have and have.instruction_sets(),
+        "threads": have and have.thread_count(),
+        "file": have and have.__file__,
+        "missing": native.reason() or None,
+        "hint": native.hint() or None,
+    }
+
+
+def _sentence(native: dict[str, Any]) -> str:
+    if native["missing"]:
+        return f"none: {native['missing']}\nhint: {native['hint']}"
+    others = [name for name in native["available"] if name != native["instruction_set"]]
+    threads = f"{native['threads']} thread" + "s" * (native["threads"] != 1)
+    return f"{native['instruction_set']}, {threads}, also: {', '.join(others) or 'none'}"
 
 
 def memory() -> tuple[int | None, int | None]:

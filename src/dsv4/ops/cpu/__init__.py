@@ -1,0 +1,1 @@
+"""The compiled CPU backend: C++ kernels, where this installation has them."""

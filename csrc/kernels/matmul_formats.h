@@ -1,0 +1,118 @@
+// Weight formats, plainly: their values, their scales, and whole rows as floats.
+#pragma once
+
+namespace dsv4 {
+namespace DSV4_ISA {
+namespace {
+
+// The bfloat16 bits of an e4m3 code; every e4m3 value is a normal bfloat16, zero or NaN.
+constexpr uint16_t e4m3_bits(int code) {
+  const int sign = (code & 128) << 8, size = code & 127;
+  if (size == 127) return static_cast<uint16_t>(sign | 0x7fc0);
+  if (size >= 8) return static_cast<uint16_t>(sign | ((size << 4) + 0x3c00));
+  if (size == 0) return static_cast<uint16_t>(sign);
+  int exponent = 121, mantissa = size;
+  for (; mantissa < 8; mantissa *= 2) --exponent;
+  return static_cast<uint16_t>(sign | exponent << 7 | (mantissa - 8) << 4);
+}
+
+struct E4m3Table {
+  uint16_t bits[256];
+  constexpr E4m3Table() : bits() {
+    for (int code = 0; code < 256; ++code) bits[code] = e4m3_bits(code);
+  }
+};
+constexpr E4m3Table kE4m3;
+
+inline float e4m3(uint8_t code) { return from_bf16(kE4m3.bits[code]); }
+
+constexpr float kE2m1[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6};
+// The same values as bfloat16 bits.
+constexpr uint16_t kE2m1Bits[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                    0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+
+namespace product {
+
+// Products are taken in groups of 128 inputs: one scale of e4m3, four of e2m1.
+constexpr int64_t kGroup = 128;
+constexpr int64_t kGroupScales = 4;
+
+inline int64_t groups_of(int64_t cols) { return (cols + kGroup - 1) / kGroup; }
+
+// Bytes that `count` elements of a row take.
+template <Format kFormat>
+constexpr int64_t bytes_of(int64_t count) {
+  return kFormat == Format::kFP4 ? count / 2 : kFormat == Format::kBF16 ? count * 2 : count;
+}
+
+// Scale `i` of those that row n has: one per 128 columns, of kFP4 one per 32.
+template <Format kFormat>
+inline float scale_at(const Matrix& w, int64_t n, int64_t i) {
+  if (kFormat == Format::kBF16) return 1.0f;
+  if (kFormat == Format::kFP4) return from_e8m0(w.scale[n * ((w.cols + 31) / 32) + i]);
+  const int64_t at = n / 128 * groups_of(w.cols) + i;
+  if (kFormat == Format::kFP8) return from_e8m0(w.scale[at]);
+  float scale;
+  std::memcpy(&scale, w.scale + 4 * at, 4);
+  return scale;
+}
+
+// The scales of row n, four for every group; those past the last column are 0.
+template <Format kFormat>
+inline void row_scales(const Matrix& w, int64_t n, float* out) {
+  const int64_t groups = groups_of(w.cols);
+  if (kFormat == Format::kFP4) {
+    const int64_t count = (w.cols + 31) / 32;
+    const uint8_t* code = w.scale + n * count;
+    // As from_e8m0, in a form that compilers turn into vector code.
+    for (int64_t i = 0; i < count; ++i) {
+      uint32_t bits = uint32_t{code[i]} << 23;
+      bits = bits == 0 ? 1u << 22 : bits;
+      bits = bits == 0x7f800000u ? 0x7fc00000u : bits;
+      std::memcpy(out + i, &bits, 4);
+    }
+    for (int64_t i = count; i < groups * kGroupScales; ++i) out[i] = 0;
+  } else {
+    for (int64_t g = 0; g < groups; ++g) {
+      const float scale = scale_at<kFormat>(w, n, g);
+      for (int64_t i = 0; i < kGroupScales; ++i) out[g * kGroupScales + i] = scale;
+    }
+  }
+}
+
+template <Format kFormat>
+void decode(const Matrix& w, int64_t n, float* out) {
+  const uint8_t* row = w.data + n * bytes_of<kFormat>(w.cols);
+  constexpr int64_t kBlock = kFormat == Format::kFP4 ? 32 : kGroup;
+  for (int64_t begin = 0; begin < w.cols; begin += kBlock) {
+    const int64_t end = begin + kBlock < w.cols ? begin + kBlock : w.cols;
+    const float scale = scale_at<kFormat>(w, n, begin / kBlock);
+    for (int64_t k = begin; k < end; ++k) {
+      if (kFormat == Format::kFP4) {
+        out[k] = kE2m1[(row[k / 2] >> (k % 2 * 4)) & 15] * scale;
+      } else if (kFormat == Format::kBF16) {
+        uint16_t bits;
+        std::memcpy(&bits, row + 2 * k, 2);
+        out[k] = from_bf16(bits);
+      } else {
+        out[k] = e4m3(row[k]) * scale;
+      }
+    }
+  }
+}
+
+}  // namespace product
+
+void decode_rows(const Matrix& w, int64_t begin, int64_t end, float* out) {
+  for (int64_t n = begin; n < end; ++n, out += w.cols) switch (w.format) {
+      case Format::kF32: std::memcpy(out, w.data + n * w.cols * 4, w.cols * 4); break;
+      case Format::kBF16: product::decode<Format::kBF16>(w, n, out); break;
+      case Format::kFP8: product::decode<Format::kFP8>(w, n, out); break;
+      case Format::kFP8F32: product::decode<Format::kFP8F32>(w, n, out); break;
+      case Format::kFP4: product::decode<Format::kFP4>(w, n, out); break;
+    }
+}
+
+}  // namespace
+}  // namespace DSV4_ISA
+}  // namespace dsv4

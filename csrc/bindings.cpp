@@ -13,6 +13,7 @@ namespace nb = nanobind;
 
 namespace dsv4 {
 void bind_kernels(nb::module_& m);
+void bind_operations(nb::module_& m);
 }  // namespace dsv4
 
 NB_MODULE(_native, m) {
@@ -28,4 +29,5 @@ NB_MODULE(_native, m) {
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", &set_thread_count);
   bind_kernels(m);
+  bind_operations(m);
 }

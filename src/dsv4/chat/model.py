@@ -22,6 +22,7 @@ from dsv4.model.cost import parameters
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import expand_quantized
 from dsv4.numerics.policy import by_name
+from dsv4.ops.fused import available
 
 EXPAND_BELOW = 128 << 20
 """Models with fewer parameters are dequantised once instead of at every step.
@@ -82,7 +83,9 @@ def load(name: str | Path = locate.DEFAULT, numerics: str = "exact") -> Model:
     folder = locate.folder(name)
     transformer = checkpoint.load(folder, policy)
     transformer.requires_grad_(False)
-    if not policy.quantized and parameters(transformer.config).total < EXPAND_BELOW:
+    # Kernels read the stored formats; op by op they would be decoded at every step.
+    in_place = policy.quantized or (policy.packed and available())
+    if not in_place and parameters(transformer.config).total < EXPAND_BELOW:
         expand_quantized(transformer)
     known = str(name) if str(name) in locate.bundled() else folder.resolve().name
     return Model(known, folder, transformer)

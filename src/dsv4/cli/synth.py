@@ -11,7 +11,8 @@ import typer
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
     preset: Annotated[
-        str, typer.Option(help="flash, pro, flash-base, pro-base, bench, nano, tiny, or a config.json.")
+        str,
+        typer.Option(help="flash, pro, flash-base, pro-base, bench, nano, tiny, or a config.json."),
     ],
     layers: Annotated[int | None, typer.Option(help="Only the first N layers.", min=1)] = None,
     seed: Annotated[

@@ -18,9 +18,7 @@ from dsv4.model.rope import angles, frequencies
 from dsv4.model.state import LayerState
 from dsv4.numerics.activation import fake_quant_fp8
 from dsv4.numerics.policy import Numerics
-
-KV_BLOCK = 64
-"""Channels that share one scale in the FP8 part of a KV entry."""
+from dsv4.numerics.rows import KV_BLOCK
 
 
 class Attention(nn.Module):
@@ -46,11 +44,13 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, start: int, state: LayerState | None, numerics: Numerics
     ) -> Tensor:
         """Output `[B, T, D]` for tokens at positions `start ...`; extends `state`."""
+        fused = ops.fused("attention", self, numerics)
+        if fused is not None and state is not None:
+            y_BTD: Tensor = fused(x_BTD, start, state)
+            return y_BTD
         config, ratio = self.config, self.ratio
         T = x_BTD.shape[1]
-        # Frequencies are a few dozen numbers; computing them here keeps them out of the
-        # checkpoint and right for any device.
-        omega = frequencies(config, ratio).to(x_BTD.device)
+        omega = self.omega().to(x_BTD.device)
         cos, sin = angles(omega, torch.arange(start, start + T, device=x_BTD.device))
         per_head = (cos[:, None], sin[:, None])
 
@@ -95,9 +95,19 @@ class Attention(nn.Module):
             ops.grouped_linear(o_BTGI, self.wo_a.weight, numerics), self.wo_b.weight, numerics
         )
 
+    def omega(self) -> Tensor:
+        """Angular frequencies of this layer's rotary table, `[R/2]`.
+
+        A few dozen numbers: computing them keeps them out of the checkpoint.
+        """
+        return frequencies(self.config, self.ratio)
+
     def _round(self, kv: Tensor, numerics: Numerics) -> Tensor:
         """FP8 on the channels that are not rotated, as the serving cache stores them."""
-        if not numerics.quantized:
+        if not numerics.rounds_cache:
             return kv
         keep = self.config.head_dim - self.config.qk_rope_head_dim
-        return torch.cat((fake_quant_fp8(kv[..., :keep], KV_BLOCK), kv[..., keep:]), -1)
+        turned = kv[..., keep:]
+        if numerics.packed:
+            turned = turned.to(torch.bfloat16).to(kv.dtype)
+        return torch.cat((fake_quant_fp8(kv[..., :keep], KV_BLOCK), turned), -1)

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S residual streams, D hidden channels, M mixing coeff
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +49,16 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Routing]:
         """Streams after this layer, and the router's choice."""
 
+        fused = ops.fused("connections", self, numerics) or (None, None)
+
         def attention(x_BTD: Tensor) -> Tensor:
             y_BTD: Tensor = self.attn(x_BTD, start, state, numerics)
             return y_BTD
 
         connection = (self.hc_attn_fn, self.hc_attn_base, self.hc_attn_scale)
-        streams_BTSD = self._connect(streams_BTSD, connection, self.attn_norm, attention, numerics)
+        streams_BTSD = self._connect(
+            streams_BTSD, connection, self.attn_norm, attention, numerics, fused[0]
+        )
 
         routings: list[Routing] = []
 
@@ -63,7 +68,9 @@ class Block(nn.Module):
             return y_BTD
 
         connection = (self.hc_ffn_fn, self.hc_ffn_base, self.hc_ffn_scale)
-        streams_BTSD = self._connect(streams_BTSD, connection, self.ffn_norm, experts, numerics)
+        streams_BTSD = self._connect(
+            streams_BTSD, connection, self.ffn_norm, experts, numerics, fused[1]
+        )
         return streams_BTSD, routings[0]
 
     def _connect(
@@ -73,8 +80,13 @@ class Block(nn.Module):
         norm: Norm,
         sublayer: Callable[[Tensor], Tensor],
         numerics: Numerics,
+        fused: Any | None,
     ) -> Tensor:
         """Collapse the streams, run the sublayer, mix its output back in."""
+        if fused is not None:
+            x_BTD, mixing = fused.enter(streams_BTSD)
+            mixed_BTSD: Tensor = fused.leave(sublayer(x_BTD), streams_BTSD, mixing)
+            return mixed_BTSD
         config = self.config
         fn, base, scale = connection
         logits_BTM = ops.mixing_logits(streams_BTSD, fn, config.rms_norm_eps)

@@ -42,8 +42,8 @@ class Compressor(nn.Module):
         Remembers the token rows in `state`.
         """
         m, overlaps = self.ratio, self.ratio == CSA
-        values = ops.linear_f32(x_BTX, self.wkv.weight)
-        gates = ops.linear_f32(x_BTX, self.wgate.weight)
+        values = ops.linear_f32(x_BTX, self.wkv.weight, numerics)
+        gates = ops.linear_f32(x_BTX, self.wgate.weight, numerics)
         end = start + x_BTX.shape[1]
         block, last_block = start // m, end // m
         has_previous = overlaps and block > 0

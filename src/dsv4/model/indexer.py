@@ -51,4 +51,4 @@ class Indexer(nn.Module):
     @staticmethod
     def _round(x: Tensor, numerics: Numerics) -> Tensor:
         """Hadamard rotation and FP4, as trained for; orthogonal, so `exact` leaves it out."""
-        return fake_quant_fp4(ops.hadamard(x)) if numerics.quantized else x
+        return fake_quant_fp4(ops.hadamard(x)) if numerics.rounds_cache else x

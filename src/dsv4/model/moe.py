@@ -56,8 +56,8 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
             self.tid2eid = None
 
-    def forward(self, x_ND: Tensor, ids_N: Tensor) -> Routing:
-        scores_NE = ops.affinities(x_ND, self.weight)
+    def forward(self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics) -> Routing:
+        scores_NE = ops.affinities(x_ND, self.weight, numerics)
         if self.tid2eid is not None:
             return Routing(scores_NE, self.tid2eid[ids_N])
         assert self.bias is not None
@@ -77,8 +77,12 @@ class MoE(nn.Module):
 
     def forward(self, x_BTD: Tensor, ids_BT: Tensor, numerics: Numerics) -> tuple[Tensor, Routing]:
         """Output `[B, T, D]` and what the router chose."""
+        fused = ops.fused("mixture", self, numerics)
+        if fused is not None:
+            scores_NE, experts_NK, weights_NK = fused.route(x_BTD, ids_BT)
+            return fused(x_BTD, experts_NK, weights_NK), Routing(scores_NE, experts_NK)
         x_ND = x_BTD.flatten(0, 1)
-        routing = self.gate(x_ND, ids_BT.flatten())
+        routing = self.gate(x_ND, ids_BT.flatten(), numerics)
         weights_NK = ops.routing_weights(routing.scores_NE, routing.experts_NK, self.scale)
         matrices = [expert.matrices() for expert in self.experts if isinstance(expert, Expert)]
         routed_ND = ops.mixture(

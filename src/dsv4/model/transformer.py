@@ -60,11 +60,14 @@ class Transformer(nn.Module):
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
-        return State.empty(self.config, self.config.layer_ratios, batch, rewind)
+        return self._state(self.config.layer_ratios, batch, rewind)
 
     def new_mtp_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the prediction block."""
-        return State.empty(self.config, (SWA,), batch, rewind)
+        return self._state((SWA,), batch, rewind)
+
+    def _state(self, ratios: tuple[int, ...], batch: int, rewind: int) -> State:
+        return State.empty(self.config, ratios, batch, rewind, packed=self.numerics.packed)
 
     def forward(
         self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False
@@ -76,6 +79,8 @@ class Transformer(nn.Module):
         context beyond `max_position_embeddings`.
         """
         start = self._check(ids_BT, state)
+        if state is None and self.numerics.packed:
+            state = self.new_state(ids_BT.shape[0])
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
@@ -86,10 +91,15 @@ class Transformer(nn.Module):
         if state is not None:
             state.length += ids_BT.shape[1]
         seen = streams[:, -1:] if last_only else streams
+        fused = ops.fused("head", self, self.numerics)
+        if fused is not None:
+            return Output(fused(seen), streams, tuple(routing))
         head = (self.hc_head_fn, self.hc_head_base, self.hc_head_scale)
         x_BTD = collapse_head(seen, *head, self.config, self.numerics)
         x_BTD = ops.rms_norm(x_BTD, self.norm.weight, self.config.rms_norm_eps, self.numerics)
-        return Output(ops.linear_f32(x_BTD, self.head.weight), streams, tuple(routing))
+        return Output(
+            ops.linear_f32(x_BTD, self.head.weight, self.numerics), streams, tuple(routing)
+        )
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
@@ -104,6 +114,8 @@ class Transformer(nn.Module):
         start = self._check(next_ids_BT, state)
         block = self.mtp[0]
         assert isinstance(block, PredictionBlock)
+        if state is None and self.numerics.packed:
+            state = self.new_mtp_state(next_ids_BT.shape[0])
         embedded = self.embed(next_ids_BT, self.numerics.dtype)
         part = state.layers[0] if state is not None else None
         x_BTD, streams, routing = block.predict(
@@ -111,7 +123,7 @@ class Transformer(nn.Module):
         )
         if state is not None:
             state.length += next_ids_BT.shape[1]
-        return Output(ops.linear_f32(x_BTD, self.head.weight), streams, (routing,))
+        return Output(ops.linear_f32(x_BTD, self.head.weight, self.numerics), streams, (routing,))
 
     def _check(self, ids_BT: Tensor, state: State | None) -> int:
         """Validate a call's ids; returns the position of the first one."""

@@ -11,6 +11,7 @@ from dsv4.config import ModelConfig
 from dsv4.model.parameters import Dense, Embedding, Linear, Norm
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.quantized import QuantizedTensor, Weight
+from dsv4.ops.fused import forget
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -27,6 +28,9 @@ def get_weight(model: Transformer, name: str) -> Weight:
 
 def set_weight(model: Transformer, name: str, value: Weight) -> None:
     """Put `value` in the place of the weight called `name`, without copying it."""
+    path = name.split(".")
+    for length in range(len(path)):
+        forget(model.get_submodule(".".join(path[:length])))
     owner, leaf = _owner(model, name)
     if leaf in owner._buffers:
         assert isinstance(value, Tensor)

@@ -51,12 +51,18 @@ def _blockwise(
     x: Tensor, block: int, floor: float, limit: float, rounded: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Scale each block of the last dimension into +-limit, round, and scale back."""
-    size = x.shape[-1]
     values = x.to(torch.float32)
-    if size % block:
-        values = functional.pad(values, (0, -size % block))
-    blocks = values.unflatten(-1, (-1, block))
-    largest = blocks.abs().amax(-1, keepdim=True).clamp_min(floor)
-    scale = round_up_to_power_of_two(largest * (1.0 / limit))
-    result = rounded(blocks / scale).mul_(scale).flatten(-2)
-    return result[..., :size].to(x.dtype)
+    scale = block_scales(values, block, limit, floor)
+    spread = scale.repeat_interleave(block, -1)[..., : x.shape[-1]]
+    return rounded(values / spread).mul_(spread).to(x.dtype)
+
+
+def block_scales(x: Tensor, block: int, limit: float, floor: float) -> Tensor:
+    """Power-of-two scales that bring every `block` values of float32 x [..., n] within +-limit.
+
+    [..., ceil(n / block)], never smaller than what `floor` as largest value would give.
+    """
+    if x.shape[-1] % block:
+        x = functional.pad(x, (0, -x.shape[-1] % block))
+    largest = x.unflatten(-1, (-1, block)).abs().amax(-1).clamp_min(floor)
+    return round_up_to_power_of_two(largest * (1.0 / limit))

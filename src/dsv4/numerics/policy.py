@@ -3,7 +3,8 @@
 `exact`     dequantised weights, float32, no activation quantisation: the mathematical model.
 `official`  the roundings of the released inference code (FP8 activations and KV, Hadamard and
             FP4 in the indexer, bf16 between operators).
-`fast`      whatever the bound backend does best; its distance from the other two is measured.
+`fast`      inputs of products in bf16 and the cache in FP8 and FP4, which is what kernels do best;
+            its distance from the other two is measured.
 """
 
 from __future__ import annotations
@@ -23,19 +24,31 @@ class Numerics:
     `quantized`: whether activations, KV entries and index vectors are rounded to FP8 and FP4
     where the released kernels do so (only in front of weights that are stored quantised).
     `probabilities`: what attention probabilities are rounded to before the value product.
+    `inputs`: what the input of every matrix product with a weight is rounded to before it.
+    `packed`: whether KV entries and index keys are kept in the byte formats of the serving cache
+    (`numerics.rows`), which rounds them as the released kernels do.
     """
 
     name: str
     dtype: torch.dtype = torch.float32
     quantized: bool = False
     probabilities: torch.dtype = torch.float32
+    inputs: torch.dtype = torch.float32
+    packed: bool = False
+
+    @property
+    def rounds_cache(self) -> bool:
+        """Whether KV entries are rounded to FP8, and index queries and keys to FP4."""
+        return self.quantized or self.packed
 
 
 EXACT = Numerics("exact")
 OFFICIAL = Numerics("official", torch.bfloat16, quantized=True, probabilities=torch.bfloat16)
 OFFICIAL_F32 = Numerics("official-f32", torch.float32, quantized=True)
 """Every quantisation step of `official`, but float32 between operators (for comparisons)."""
-FAST = Numerics("fast")
+FAST = Numerics("fast", inputs=torch.bfloat16, packed=True)
+"""What the CPU kernels compute: products of bfloat16 inputs with exact weights, summed in float32,
+and the serving cache. Between operators nothing is rounded."""
 BF16 = Numerics("bf16", torch.bfloat16)
 """Nothing quantised, bfloat16 between operators: mixed-precision training."""
 

@@ -4,7 +4,9 @@
 implementation runs.
 """
 
+from dsv4.ops import cpu
 from dsv4.ops.binding import Binding, Op, bindings, use
+from dsv4.ops.fused import fused, unfused
 from dsv4.ops.reference import attention, compressor, hyper, moe, primitives
 
 linear = Op(primitives.linear)
@@ -28,6 +30,8 @@ routing_weights = Op(moe.routing_weights)
 swiglu = Op(moe.swiglu)
 mixture = Op(moe.mixture)
 
+cpu.register()
+
 __all__ = [
     "Binding",
     "Op",
@@ -37,6 +41,7 @@ __all__ = [
     "coefficients",
     "collapse",
     "expand",
+    "fused",
     "grouped_linear",
     "hadamard",
     "head_norm",
@@ -52,5 +57,6 @@ __all__ = [
     "select",
     "swiglu",
     "top_experts",
+    "unfused",
     "use",
 ]

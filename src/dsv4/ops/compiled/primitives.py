@@ -21,7 +21,7 @@ def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
     return F.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).to(numerics.dtype)
 
 
-def linear_f32(x: Tensor, weight: Tensor) -> Tensor:
+def linear_f32(x: Tensor, weight: Tensor, numerics: Numerics) -> Tensor:
     """`x W^T` from bfloat16 operands, as float32."""
     return F.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).float()
 

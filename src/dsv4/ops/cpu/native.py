@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 _NAME = "dsv4.ops.cpu._native"
 _CHECKOUT = Path(__file__).resolve().parents[4]
 
 
-def _load() -> tuple[ModuleType | None, str, str]:
+def _load() -> tuple[Any, str, str]:
     """(module, "", "") or (None, why it is missing, how to get it)."""
     in_checkout = (_CHECKOUT / "CMakeLists.txt").is_file() and (_CHECKOUT / "csrc").is_dir()
     rebuild = (
@@ -35,6 +35,7 @@ def _load() -> tuple[ModuleType | None, str, str]:
     return None, why, f"with a C++17 compiler (on Debian: g++), {rebuild}"
 
 
+native: Any
 native, _why, _how = _load()
 
 

@@ -48,7 +48,7 @@ def attend(
         own_Q = torch.arange(past + begin, past + end, device=q_BTHC.device)
         seen_QS = (row_S <= own_Q[:, None]) & (row_S > own_Q[:, None] - window)
         seen_BQS = seen_QS.expand(B, -1, -1)
-        q_BQHC = q_BTHC[:, begin:end].float()
+        q_BQHC = q_BTHC[:, begin:end].to(numerics.inputs).float()
         scores = [torch.einsum("bqhc,bsc->bqhs", q_BQHC, keys_BSC.float())]
         values: list[Tensor] = [keys_BSC.float()]
         if entries_BNC is not None and selected_BTK is not None:

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from dsv4.numerics.policy import Numerics
 from dsv4.numerics.quantized import Weight
-from dsv4.ops.reference.primitives import linear
+from dsv4.ops.reference.primitives import linear, linear_f32
 
 TINY = 1e-20
 """Keeps the weight of a token whose affinities all underflow finite (0/0 otherwise)."""
 
 
-def affinities(x_ND: Tensor, gate_ED: Tensor) -> Tensor:
+def affinities(x_ND: Tensor, gate_ED: Tensor, numerics: Numerics) -> Tensor:
     """`sqrt(softplus(x . gate))`, float32 `[N, E]`; softplus is linear above 20."""
-    return F.softplus(F.linear(x_ND.float(), gate_ED.float())).sqrt()
+    return F.softplus(linear_f32(x_ND, gate_ED, numerics)).sqrt()
 
 
 def top_experts(scores_NE: Tensor, bias_E: Tensor, k: int) -> Tensor:

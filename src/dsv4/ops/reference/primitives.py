@@ -24,6 +24,7 @@ def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
     A quantised weight makes the released kernels quantise `x` to FP8 in blocks of 128
     (architecture report, FP8 training); a bf16 or float32 weight does not.
     """
+    x = x.to(numerics.inputs)
     if isinstance(weight, QuantizedTensor):
         if numerics.quantized:
             x = fake_quant_fp8(x, ACTIVATION_BLOCK)
@@ -31,9 +32,9 @@ def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
     return F.linear(x.float(), weight.float()).to(numerics.dtype)
 
 
-def linear_f32(x: Tensor, weight: Tensor) -> Tensor:
-    """`x[..., I] @ weight[O, I].T` in float32 (router, compressor, mHC, head)."""
-    return F.linear(x.float(), weight.float())
+def linear_f32(x: Tensor, weight: Tensor, numerics: Numerics) -> Tensor:
+    """`x[..., I] @ weight[O, I].T` in float32 (compressor, head)."""
+    return F.linear(x.to(numerics.inputs).float(), weight.float())
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, numerics: Numerics) -> Tensor:
@@ -86,5 +87,5 @@ def grouped_linear(x_TGI: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
         weight = weight.dequantize()
     groups = x_TGI.shape[-2]
     weight_GOI = weight.float().unflatten(0, (groups, -1))
-    out = torch.einsum("...gi,goi->...go", x_TGI.float(), weight_GOI)
+    out = torch.einsum("...gi,goi->...go", x_TGI.to(numerics.inputs).float(), weight_GOI)
     return out.flatten(-2).to(numerics.dtype)

@@ -1,0 +1,224 @@
+// Operations for Python: built once per layer from addresses, then called with addresses. Whoever
+// builds one keeps the memory behind the addresses alive.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "operations/attention.h"
+#include "operations/connection.h"
+#include "operations/experts.h"
+#include "operations/product.h"
+#include "operations/workspace.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using Address = uintptr_t;
+using NoGil = nb::call_guard<nb::gil_scoped_release>;
+
+namespace dsv4 {
+namespace {
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+RingView ring(const std::tuple<Address, int64_t, int64_t>& view) {
+  return {at<uint8_t>(std::get<0>(view)), std::get<1>(view), std::get<2>(view)};
+}
+
+using Ring = std::tuple<Address, int64_t, int64_t>;         // address, capacity, stride in bytes
+using Rows = std::tuple<Ring, Ring, Address>;               // values, gates, entries
+
+CompressorView rows(const std::optional<Rows>& view) {
+  if (!view) return {};
+  return {ring(std::get<0>(*view)), ring(std::get<1>(*view)), at<uint8_t>(std::get<2>(*view))};
+}
+
+void bind_connection(nb::module_& m) {
+  nb::class_<Connection>(m, "Connection")
+      .def(
+          "__init__",
+          [](Connection* self, Address fn, Address base, Address scale, Address norm,
+             int64_t streams, int64_t width, int64_t iterations, float hc_eps, float eps) {
+            new (self) Connection{at<float>(fn), at<float>(base), at<float>(scale),
+                                  at<float>(norm), streams, width, iterations, hc_eps, eps};
+          },
+          nb::kw_only(), "fn"_a, "base"_a, "scale"_a, "norm"_a, "streams"_a, "width"_a,
+          "iterations"_a, "hc_eps"_a, "eps"_a)
+      .def(
+          "enter",
+          [](const Connection& self, Address x, int64_t tokens, Address input, Address post,
+             Address comb) {
+            self.enter(at<float>(x), tokens, at<float>(input), at<float>(post), at<float>(comb));
+          },
+          NoGil())
+      .def(
+          "leave",
+          [](const Connection& self, Address y, Address x, Address post, Address comb,
+             int64_t tokens, Address out) {
+            leave(at<float>(y), at<float>(x), at<float>(post), at<float>(comb), tokens,
+                  self.streams, self.width, at<float>(out));
+          },
+          NoGil());
+  nb::class_<Collapse>(m, "Collapse")
+      .def(
+          "__init__",
+          [](Collapse* self, Address fn, Address base, Address scale, Address norm,
+             int64_t streams, int64_t width, float hc_eps, float eps) {
+            new (self) Collapse{at<float>(fn), at<float>(base), at<float>(scale), at<float>(norm),
+                                streams, width, hc_eps, eps};
+          },
+          nb::kw_only(), "fn"_a, "base"_a, "scale"_a, "norm"_a, "streams"_a, "width"_a, "hc_eps"_a,
+          "eps"_a)
+      .def(
+          "run",
+          [](const Collapse& self, Address x, int64_t tokens, Address out) {
+            self.run(at<float>(x), tokens, at<float>(out));
+          },
+          NoGil());
+}
+
+void bind_attention(nb::module_& m) {
+  nb::class_<Compressor>(m, "Compressor")
+      .def(
+          "__init__",
+          [](Compressor* self, const Matrix& wkv, const Matrix& wgate, Address ape, Address norm,
+             int64_t ratio, int64_t width, bool overlaps) {
+            new (self) Compressor{wkv, wgate, at<float>(ape), at<float>(norm),
+                                  ratio, width, overlaps};
+          },
+          nb::kw_only(), "wkv"_a, "wgate"_a, "ape"_a, "norm"_a, "ratio"_a, "width"_a, "overlaps"_a);
+  nb::class_<Indexer>(m, "Indexer")
+      .def(
+          "__init__",
+          [](Indexer* self, const Matrix& wq_b, const Matrix& weights_proj,
+             const Compressor& compressor, int64_t heads, int64_t topk, float scale) {
+            new (self) Indexer{wq_b, weights_proj, compressor, heads, topk, scale};
+          },
+          nb::kw_only(), "wq_b"_a, "weights_proj"_a, "compressor"_a, "heads"_a, "topk"_a,
+          "scale"_a);
+  nb::class_<Attention>(m, "Attention")
+      .def(
+          "__init__",
+          [](Attention* self, const Matrix& wq_a, const Matrix& wq_b, const Matrix& wkv,
+             const Matrix& wo_a, const Matrix& wo_b, Address q_norm, Address kv_norm,
+             Address sinks, Address omega, int64_t heads, int64_t width, int64_t rotated,
+             int64_t groups, int64_t window, int64_t ratio, float eps,
+             std::optional<Compressor> compressor, std::optional<Indexer> indexer) {
+            new (self) Attention{wq_a,
+                                 wq_b,
+                                 wkv,
+                                 wo_a,
+                                 wo_b,
+                                 at<float>(q_norm),
+                                 at<float>(kv_norm),
+                                 at<float>(sinks),
+                                 at<float>(omega),
+                                 heads,
+                                 width,
+                                 rotated,
+                                 groups,
+                                 window,
+                                 ratio,
+                                 eps,
+                                 indexer.has_value(),
+                                 compressor.value_or(Compressor{}),
+                                 indexer.value_or(Indexer{})};
+          },
+          nb::kw_only(), "wq_a"_a, "wq_b"_a, "wkv"_a, "wo_a"_a, "wo_b"_a, "q_norm"_a, "kv_norm"_a,
+          "sinks"_a, "omega"_a, "heads"_a, "width"_a, "rotated"_a, "groups"_a, "window"_a,
+          "ratio"_a, "eps"_a, "compressor"_a.none(), "indexer"_a.none())
+      .def(
+          "run",
+          [](const Attention& self, Address x, int64_t tokens, int64_t start, const Ring& window,
+             const std::optional<Rows>& compressor, const std::optional<Rows>& indexer, Address y) {
+            const LayerView view{ring(window), rows(compressor), rows(indexer)};
+            nb::gil_scoped_release release;
+            self.run(at<float>(x), tokens, start, view, at<float>(y));
+          },
+          "x"_a, "tokens"_a, "start"_a, "window"_a, "compressor"_a.none(), "indexer"_a.none(),
+          "y"_a);
+}
+
+void bind_mixture(nb::module_& m) {
+  nb::class_<Expert>(m, "Expert")
+      .def("__init__", [](Expert* self, const Matrix& w1, const Matrix& w3, const Matrix& w2) {
+        new (self) Expert{w1, w3, w2};
+      });
+  nb::class_<Mixture>(m, "Mixture")
+      .def(
+          "__init__",
+          [](Mixture* self, const Matrix& gate, Address bias, Address table, const Expert& shared,
+             std::vector<Expert> experts, int64_t chosen, float scale, float limit) {
+            new (self) Mixture{gate,   at<float>(bias), at<int64_t>(table), shared,
+                               std::move(experts), chosen, scale, limit};
+          },
+          nb::kw_only(), "gate"_a, "bias"_a, "table"_a, "shared"_a, "experts"_a, "chosen"_a,
+          "scale"_a, "limit"_a)
+      .def("set_expert",
+           [](Mixture& self, int64_t number, const Expert& expert) {
+             self.experts.at(static_cast<size_t>(number)) = expert;
+           })
+      .def(
+          "route",
+          [](const Mixture& self, Address x, Address ids, int64_t tokens, Address scores,
+             Address picked, Address weights) {
+            self.route(at<float>(x), at<int64_t>(ids), tokens, at<float>(scores),
+                       at<int64_t>(picked), at<float>(weights));
+          },
+          NoGil())
+      .def(
+          "run",
+          [](const Mixture& self, Address x, int64_t tokens, Address picked, Address weights,
+             const std::optional<std::vector<int64_t>>& group, bool last, Address parts,
+             Address y) {
+            nb::gil_scoped_release release;
+            self.run(at<float>(x), tokens, at<int64_t>(picked), at<float>(weights),
+                     group ? &*group : nullptr, last, at<float>(parts), at<float>(y));
+          },
+          "x"_a, "tokens"_a, "picked"_a, "weights"_a, "group"_a.none(), "last"_a, "parts"_a,
+          "y"_a);
+}
+
+// y [tokens, rows] = x [tokens, cols] times a weight.
+void multiply_matrix(Address x, int64_t tokens, const Matrix& w, Address y) {
+  Session session;
+  Clock clock;
+  const void* input = prepare(session.w.prepared[0], at<float>(x), w.cols, tokens, w.cols);
+  multiply(session.w, {product(input, tokens, w, at<float>(y))});
+  clock.mark(kHead);
+}
+
+}  // namespace
+
+void bind_operations(nb::module_& m) {
+  nb::class_<Matrix>(m, "Matrix")
+      .def("__init__", [](Matrix* self, Address data, Address scale, int64_t rows, int64_t cols,
+                          int format) {
+        new (self) Matrix{at<uint8_t>(data), at<uint8_t>(scale), rows, cols,
+                          static_cast<Format>(format)};
+      });
+  bind_connection(m);
+  bind_attention(m);
+  bind_mixture(m);
+  m.def("multiply", &multiply_matrix, NoGil());
+  m.def("stage_times", [] {
+    std::vector<std::tuple<std::string, int64_t, int64_t>> rows;
+    for (int i = 0; i < kStages; ++i)
+      rows.emplace_back(kStageNames[i], stage_times[i].nanoseconds, stage_times[i].calls);
+    return rows;
+  });
+  m.def("reset_stage_times", [] {
+    for (StageTime& time : stage_times) time = {};
+  });
+}
+
+}  // namespace dsv4

@@ -1,0 +1,275 @@
+"""The native forms of whole sublayers; each computes what its module's op-by-op form means.
+
+Shapes: B batch, T tokens, N = B * T tokens in one row, S residual streams, D hidden channels,
+E experts, K experts per token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4.ops.cpu.handles import Handles, require
+from dsv4.ops.cpu.native import native
+
+
+class Connection:
+    """One hyper-connection: the input of its sublayer, and the mixing back in of its output."""
+
+    def __init__(self, fn: Tensor, base: Tensor, scale: Tensor, norm: Tensor, config: Any) -> None:
+        require(config.hc_mult <= 16, f"{config.hc_mult} residual streams, at most 16")
+        self._handles = Handles()
+        vector = self._handles.vector
+        self._native = native.Connection(
+            fn=vector(fn),
+            base=vector(base),
+            scale=vector(scale),
+            norm=vector(norm),
+            streams=config.hc_mult,
+            width=config.hidden_size,
+            iterations=config.hc_sinkhorn_iters,
+            hc_eps=config.hc_eps,
+            eps=config.rms_norm_eps,
+        )
+
+    def enter(self, streams_BTSD: Tensor) -> tuple[Tensor, Tensor]:
+        """(normed input `[B, T, D]`, coefficients for `leave`)."""
+        B, T, S, D = streams_BTSD.shape
+        streams_BTSD = streams_BTSD.contiguous()
+        x_BTD = torch.empty(B, T, D)
+        mixing = torch.empty(B * T * S * (S + 1))
+        post = mixing.data_ptr()
+        self._native.enter(
+            streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr(), post, post + 4 * B * T * S
+        )
+        return x_BTD, mixing
+
+    def leave(self, y_BTD: Tensor, streams_BTSD: Tensor, mixing: Tensor) -> Tensor:
+        """The streams after the sublayer, `[B, T, S, D]`."""
+        B, T, S, _ = streams_BTSD.shape
+        streams_BTSD = streams_BTSD.contiguous()
+        out_BTSD = torch.empty_like(streams_BTSD)
+        post = mixing.data_ptr()
+        self._native.leave(
+            y_BTD.data_ptr(),
+            streams_BTSD.data_ptr(),
+            post,
+            post + 4 * B * T * S,
+            B * T,
+            out_BTSD.data_ptr(),
+        )
+        return out_BTSD
+
+
+def connections(block: Any) -> tuple[Connection, Connection]:
+    """The hyper-connections of a block's attention and of its experts."""
+    return (
+        Connection(
+            block.hc_attn_fn,
+            block.hc_attn_base,
+            block.hc_attn_scale,
+            block.attn_norm.weight,
+            block.config,
+        ),
+        Connection(
+            block.hc_ffn_fn,
+            block.hc_ffn_base,
+            block.hc_ffn_scale,
+            block.ffn_norm.weight,
+            block.config,
+        ),
+    )
+
+
+class Attention:
+    """A layer's attention over its packed decoding state."""
+
+    def __init__(self, module: Any) -> None:
+        config = module.config
+        width, rotated = config.head_dim, config.qk_rope_head_dim
+        require((width - rotated) % 8 == 0, f"{width - rotated} channels that are not rotated")
+        require(width <= 1024, f"heads of {width} channels, at most 1024")
+        require(config.index_head_dim <= 1024, f"index heads of {config.index_head_dim} channels")
+        self.ratio = module.ratio
+        self._handles = Handles()
+        matrix, vector = self._handles.matrix, self._handles.vector
+        self._native = native.Attention(
+            wq_a=matrix(module.wq_a.weight),
+            wq_b=matrix(module.wq_b.weight),
+            wkv=matrix(module.wkv.weight),
+            wo_a=matrix(module.wo_a.weight),
+            wo_b=matrix(module.wo_b.weight),
+            q_norm=vector(module.q_norm.weight),
+            kv_norm=vector(module.kv_norm.weight),
+            sinks=vector(module.attn_sink),
+            omega=vector(module.omega()),
+            heads=config.num_attention_heads,
+            width=width,
+            rotated=rotated,
+            groups=config.o_groups,
+            window=config.sliding_window,
+            ratio=module.ratio,
+            eps=config.rms_norm_eps,
+            compressor=self._compressor(module.compressor),
+            indexer=self._indexer(module.indexer),
+        )
+
+    def _compressor(self, module: Any) -> Any | None:
+        if module is None:
+            return None
+        matrix, vector = self._handles.matrix, self._handles.vector
+        width = module.norm.weight.shape[0]
+        return native.Compressor(
+            wkv=matrix(module.wkv.weight),
+            wgate=matrix(module.wgate.weight),
+            ape=vector(module.ape),
+            norm=vector(module.norm.weight),
+            ratio=module.ratio,
+            width=width,
+            overlaps=module.ape.shape[1] == 2 * width,
+        )
+
+    def _indexer(self, module: Any) -> Any | None:
+        if module is None:
+            return None
+        width = module.compressor.norm.weight.shape[0]
+        require(width % 32 == 0 and width & (width - 1) == 0, f"index heads of {width} channels")
+        return native.Indexer(
+            wq_b=self._handles.matrix(module.wq_b.weight),
+            weights_proj=self._handles.matrix(module.weights_proj.weight),
+            compressor=self._compressor(module.compressor),
+            heads=module.heads,
+            topk=module.topk,
+            scale=module.scale,
+        )
+
+    def __call__(self, x_BTD: Tensor, start: int, state: Any) -> Tensor:
+        """Output `[B, T, D]` of tokens at positions `start ...`; extends `state`."""
+        B, T, D = x_BTD.shape
+        y_BTD = torch.empty(B, T, D)
+        end = start + T
+        parts = (state.compressor, state.indexer)
+        for part in parts:
+            if part is not None:
+                part.entries.reserve(end // self.ratio)
+        for b in range(B):
+            self._native.run(
+                x_BTD.data_ptr() + 4 * b * T * D,
+                T,
+                start,
+                _ring(state.window, b),
+                *[None if part is None else _rows(part, b) for part in parts],
+                y_BTD.data_ptr() + 4 * b * T * D,
+            )
+        state.window.reached(end)
+        for part in parts:
+            if part is not None:
+                part.values.reached(end)
+                part.gates.reached(end)
+        return y_BTD
+
+
+def _ring(ring: Any, b: int) -> tuple[int, int, int]:
+    """(address of a sequence's rows, their number, bytes of one)."""
+    rows = ring.rows
+    _, capacity, stored = rows.shape
+    stride = stored * rows.element_size()
+    return rows.data_ptr() + b * capacity * stride, capacity, stride
+
+
+def _rows(part: Any, b: int) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
+    rows = part.entries.rows
+    return (
+        _ring(part.values, b),
+        _ring(part.gates, b),
+        rows.data_ptr() + b * rows.shape[1] * rows.shape[2],
+    )
+
+
+class Mixture:
+    """A layer's experts: routed ones and the shared one."""
+
+    def __init__(self, module: Any) -> None:
+        gate = module.gate
+        self.experts_per_token = gate.experts_per_token
+        require(self.experts_per_token <= 256, f"{self.experts_per_token} experts per token")
+        self._handles = Handles()
+        self.experts = gate.weight.shape[0]
+        self._native = native.Mixture(
+            gate=self._handles.matrix(gate.weight),
+            bias=0 if gate.bias is None else self._handles.vector(gate.bias),
+            table=0 if gate.tid2eid is None else self._handles.integers(gate.tid2eid),
+            shared=self._expert(module.shared_experts.matrices()),
+            experts=[self._expert(expert.matrices()) for expert in module.experts],
+            chosen=self.experts_per_token,
+            scale=module.scale,
+            limit=module.limit,
+        )
+
+    def _expert(self, matrices: tuple[Any, Any, Any]) -> Any:
+        return native.Expert(*[self._handles.matrix(weight) for weight in matrices])
+
+    def route(self, x_BTD: Tensor, ids_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(affinities `[N, E]`, experts `[N, K]` int64, their weights `[N, K]`)."""
+        N, K = ids_BT.numel(), self.experts_per_token
+        scores_NE = torch.empty(N, self.experts)
+        experts_NK = torch.empty(N, K, dtype=torch.int64)
+        weights_NK = torch.empty(N, K)
+        ids = ids_BT if ids_BT.dtype is torch.int64 else ids_BT.long()
+        self._native.route(
+            x_BTD.data_ptr(),
+            ids.data_ptr(),
+            N,
+            scores_NE.data_ptr(),
+            experts_NK.data_ptr(),
+            weights_NK.data_ptr(),
+        )
+        return scores_NE, experts_NK, weights_NK
+
+    def __call__(self, x_BTD: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        """The experts' output `[B, T, D]`."""
+        y_BTD = torch.empty_like(x_BTD)
+        self._native.run(
+            x_BTD.data_ptr(),
+            experts_NK.shape[0],
+            experts_NK.data_ptr(),
+            weights_NK.data_ptr(),
+            None,
+            True,
+            0,
+            y_BTD.data_ptr(),
+        )
+        return y_BTD
+
+
+class Head:
+    """The final collapse of the streams, its norm, and the logits."""
+
+    def __init__(self, module: Any) -> None:
+        config = module.config
+        self._handles = Handles()
+        vector = self._handles.vector
+        self._collapse = native.Collapse(
+            fn=vector(module.hc_head_fn),
+            base=vector(module.hc_head_base),
+            scale=vector(module.hc_head_scale),
+            norm=vector(module.norm.weight),
+            streams=config.hc_mult,
+            width=config.hidden_size,
+            hc_eps=config.hc_eps,
+            eps=config.rms_norm_eps,
+        )
+        self._head = self._handles.matrix(module.head.weight)
+        self._vocabulary = module.head.weight.shape[0]
+
+    def __call__(self, streams_BTSD: Tensor) -> Tensor:
+        """Logits `[B, T, V]`."""
+        B, T, _, D = streams_BTSD.shape
+        streams_BTSD = streams_BTSD.contiguous()
+        x_BTD = torch.empty(B, T, D)
+        logits_BTV = torch.empty(B, T, self._vocabulary)
+        self._collapse.run(streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr())
+        native.multiply(x_BTD.data_ptr(), B * T, self._head, logits_BTV.data_ptr())
+        return logits_BTV

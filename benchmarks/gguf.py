@@ -1,12 +1,12 @@
 """A model folder as one GGUF file, so that llama.cpp can be measured on the same weights.
 
-    python benchmarks/gguf.py FOLDER OUT.gguf [--rest bf16|q8_0]
+    python benchmarks/gguf.py FOLDER OUT.gguf [--rest q8_0|bf16]
 
 Needs the `gguf` package. Routed experts are repacked from FP4 to MXFP4, which changes no value.
 The FP8 matrices become Q8_0, as llama.cpp's own converter makes them (it has no FP8 type); the
 relative error of a weight is about 0.5 %. `--rest` is the type of the large BF16 matrices:
-embedding, head and compressors (`bf16` keeps them, as that converter does; `q8_0` is what
-`llama-quantize` turns them into). Vectors, routers and everything of the hyper-connections are F32.
+embedding, head and compressors (`q8_0`, as `llama-quantize` would have them, decodes about a tenth
+faster; `bf16` keeps them, as that converter does). Vectors, routers and everything of the hyper-connections are F32.
 
 There is no tokenizer in the file (llama.cpp calls that `no_vocab`), and no MTP block.
 """
@@ -86,7 +86,7 @@ _IN_F32 = ("ffn.gate.weight", "attn.indexer.weights_proj.weight")
 """Small BF16 matrices whose input llama.cpp would otherwise round to BF16."""
 
 
-def write_gguf(folder: Path, out: Path, rest: Kind = Kind.BF16) -> None:
+def write_gguf(folder: Path, out: Path, rest: Kind = Kind.Q8_0) -> None:
     """Write the main model of `folder` as `out`. Routed experts have to be stored as FP4.
 
     Raises CheckpointError for a folder that does not hold a model.
@@ -184,7 +184,7 @@ def _write_config(writer: GGUFWriter, config: ModelConfig, name: str) -> None:
         "attention.head_count_kv": 1,
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
         "attention.q_lora_rank": config.q_lora_rank,
         "attention.output_group_count": config.o_groups,
         "attention.output_lora_rank": config.o_lora_rank,
@@ -192,25 +192,25 @@ def _write_config(writer: GGUFWriter, config: ModelConfig, name: str) -> None:
         "attention.indexer.head_count": config.index_n_heads,
         "attention.indexer.key_length": config.index_head_dim,
         "attention.indexer.top_k": config.index_topk,
-        "attention.compress_rope_freq_base": config.compress_rope_theta,
+        "attention.compress_rope_freq_base": float(config.compress_rope_theta),
         "rope.dimension_count": config.qk_rope_head_dim,
-        "rope.freq_base": config.rope_theta,
+        "rope.freq_base": float(config.rope_theta),
         "rope.scaling.type": "yarn",
-        "rope.scaling.factor": yarn.factor,
+        "rope.scaling.factor": float(yarn.factor),
         "rope.scaling.original_context_length": yarn.original_max_position_embeddings,
-        "rope.scaling.yarn_beta_fast": yarn.beta_fast,
-        "rope.scaling.yarn_beta_slow": yarn.beta_slow,
+        "rope.scaling.yarn_beta_fast": float(yarn.beta_fast),
+        "rope.scaling.yarn_beta_slow": float(yarn.beta_slow),
         "expert_count": config.n_routed_experts,
         "expert_used_count": config.num_experts_per_tok,
         "expert_shared_count": config.n_shared_experts,
         "expert_feed_forward_length": config.moe_intermediate_size,
         "expert_gating_func": SQRT_SOFTPLUS,
         "expert_weights_norm": True,
-        "expert_weights_scale": config.routed_scaling_factor,
+        "expert_weights_scale": float(config.routed_scaling_factor),
         "hash_layer_count": config.num_hash_layers,
         "hyper_connection.count": config.hc_mult,
         "hyper_connection.sinkhorn_iterations": config.hc_sinkhorn_iters,
-        "hyper_connection.epsilon": config.hc_eps,
+        "hyper_connection.epsilon": float(config.hc_eps),
     }
     adders = {
         bool: writer.add_bool,
@@ -221,7 +221,7 @@ def _write_config(writer: GGUFWriter, config: ModelConfig, name: str) -> None:
     for key, value in values.items():
         adders[type(value)](f"{ARCH}.{key}", value)  # type: ignore[arg-type]
     writer.add_array(f"{ARCH}.attention.compress_ratios", list(config.layer_ratios))
-    limits = [config.swiglu_limit] * config.num_hidden_layers
+    limits = [float(config.swiglu_limit)] * config.num_hidden_layers
     writer.add_array(f"{ARCH}.swiglu_clamp_exp", limits)
     writer.add_array(f"{ARCH}.swiglu_clamp_shexp", limits)
 
@@ -230,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rest", choices=("bf16", "q8_0"), default="bf16")
+    parser.add_argument("--rest", choices=("q8_0", "bf16"), default="q8_0")
     args = parser.parse_args()
     write_gguf(args.folder, args.out, Kind[args.rest.upper()])
 

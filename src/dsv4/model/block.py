@@ -98,15 +98,17 @@ class Block(nn.Module):
         return ops.expand(sublayer(x_BTD), streams_BTSD, post_BTS, comb_BTSS, numerics)
 
 
-def collapse_head(
-    streams_BTSD: Tensor,
-    fn_SX: Tensor,
-    base_S: Tensor,
-    scale_1: Tensor,
-    config: ModelConfig,
-    numerics: Numerics,
-) -> Tensor:
-    """The final collapse of the streams into `[B, T, D]` (no Sinkhorn, no expansion)."""
-    logits_BTS = ops.mixing_logits(streams_BTSD, fn_SX, config.rms_norm_eps)
-    pre_BTS = torch.sigmoid(logits_BTS * scale_1 + base_S) + config.hc_eps
-    return ops.collapse(streams_BTSD, pre_BTS, numerics)
+def collapse_head(streams_BTSD: Tensor, owner: Any, numerics: Numerics) -> Tensor:
+    """The final collapse of the streams (no Sinkhorn, no expansion), normed: `[B, T, D]`.
+
+    `owner` holds the weights, under the names the released checkpoint gives them.
+    """
+    fused = ops.fused("collapse", owner, numerics)
+    if fused is not None:
+        x_BTD: Tensor = fused(streams_BTSD)
+        return x_BTD
+    config = owner.config
+    logits_BTS = ops.mixing_logits(streams_BTSD, owner.hc_head_fn, config.rms_norm_eps)
+    pre_BTS = torch.sigmoid(logits_BTS * owner.hc_head_scale + owner.hc_head_base) + config.hc_eps
+    x_BTD = ops.collapse(streams_BTSD, pre_BTS, numerics)
+    return ops.rms_norm(x_BTD, owner.norm.weight, config.rms_norm_eps, numerics)

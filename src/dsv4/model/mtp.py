@@ -44,10 +44,14 @@ class PredictionBlock(Block):
         """(normed output `[B, T, D]`, its streams, routing); `ids_BT` are the next tokens."""
         eps = self.config.rms_norm_eps
         token = ops.rms_norm(embedded_BTD, self.enorm.weight, eps, numerics)
-        token = ops.linear(token, self.e_proj.weight, numerics)
+        token = _project(token, self.e_proj, numerics)
         hidden = ops.rms_norm(streams_BTSD, self.hnorm.weight, eps, numerics)
-        hidden = ops.linear(hidden, self.h_proj.weight, numerics)
+        hidden = _project(hidden, self.h_proj, numerics)
         streams, routing = self(hidden + token.unsqueeze(-2), ids_BT, start, state, numerics)
-        head = (self.hc_head_fn, self.hc_head_base, self.hc_head_scale)
-        x_BTD = collapse_head(streams, *head, self.config, numerics)
-        return ops.rms_norm(x_BTD, self.norm.weight, eps, numerics), streams, routing
+        return collapse_head(streams, self, numerics), streams, routing
+
+
+def _project(x: Tensor, linear: Linear, numerics: Numerics) -> Tensor:
+    fused = ops.fused("linear", linear, numerics)
+    y: Tensor = fused(x) if fused is not None else ops.linear(x, linear.weight, numerics)
+    return y

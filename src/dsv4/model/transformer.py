@@ -91,15 +91,8 @@ class Transformer(nn.Module):
         if state is not None:
             state.length += ids_BT.shape[1]
         seen = streams[:, -1:] if last_only else streams
-        fused = ops.fused("head", self, self.numerics)
-        if fused is not None:
-            return Output(fused(seen), streams, tuple(routing))
-        head = (self.hc_head_fn, self.hc_head_base, self.hc_head_scale)
-        x_BTD = collapse_head(seen, *head, self.config, self.numerics)
-        x_BTD = ops.rms_norm(x_BTD, self.norm.weight, self.config.rms_norm_eps, self.numerics)
-        return Output(
-            ops.linear_f32(x_BTD, self.head.weight, self.numerics), streams, tuple(routing)
-        )
+        x_BTD = collapse_head(seen, self, self.numerics)
+        return Output(self._logits(x_BTD), streams, tuple(routing))
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
@@ -123,7 +116,14 @@ class Transformer(nn.Module):
         )
         if state is not None:
             state.length += next_ids_BT.shape[1]
-        return Output(ops.linear_f32(x_BTD, self.head.weight, self.numerics), streams, (routing,))
+        return Output(self._logits(x_BTD), streams, (routing,))
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        fused = ops.fused("linear", self.head, self.numerics)
+        if fused is not None:
+            logits_BTV: Tensor = fused(x_BTD)
+            return logits_BTV
+        return ops.linear_f32(x_BTD, self.head.weight, self.numerics)
 
     def _check(self, ids_BT: Tensor, state: State | None) -> int:
         """Validate a call's ids; returns the position of the first one."""

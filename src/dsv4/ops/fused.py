@@ -37,7 +37,9 @@ class Fused:
     reason: str = "no backend offers one"
 
 
-KINDS = {kind: Fused(kind) for kind in ("connections", "attention", "mixture", "head")}
+KINDS = {
+    kind: Fused(kind) for kind in ("connections", "attention", "mixture", "collapse", "linear")
+}
 
 _SLOT = "_fused"
 _active = True
@@ -52,12 +54,12 @@ def fused(kind: str, module: nn.Module, numerics: Numerics) -> Any | None:
     """The fused form of a module's sublayer under a policy, or None: then compute it op by op."""
     if numerics is not FAST or not _active:
         return None
-    try:
-        return module.__dict__[_SLOT]
-    except KeyError:
-        form = _build(KINDS[kind], module)
-        module.__dict__[_SLOT] = form
-        return form
+    forms = module.__dict__.get(_SLOT)
+    if forms is None:
+        forms = module.__dict__[_SLOT] = {}
+    if kind not in forms:
+        forms[kind] = _build(KINDS[kind], module)
+    return forms[kind]
 
 
 def available() -> bool:
@@ -76,7 +78,7 @@ def _build(entry: Fused, module: nn.Module) -> Any | None:
 
 
 def forget(module: nn.Module) -> None:
-    """Drop a module's fused form, because a weight below it is replaced."""
+    """Drop a module's fused forms, because a weight below it is replaced."""
     module.__dict__.pop(_SLOT, None)
 
 

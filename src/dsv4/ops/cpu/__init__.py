@@ -19,4 +19,5 @@ def register() -> None:
     offer("connections", "cpu", sublayers.connections, why)
     offer("attention", "cpu", sublayers.Attention, why)
     offer("mixture", "cpu", sublayers.Mixture, why)
-    offer("head", "cpu", sublayers.Head, why)
+    offer("collapse", "cpu", sublayers.Collapse, why)
+    offer("linear", "cpu", sublayers.Linear, why)

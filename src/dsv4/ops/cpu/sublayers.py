@@ -217,7 +217,7 @@ class Mixture:
         scores_NE = torch.empty(N, self.experts)
         experts_NK = torch.empty(N, K, dtype=torch.int64)
         weights_NK = torch.empty(N, K)
-        ids = ids_BT if ids_BT.dtype is torch.int64 else ids_BT.long()
+        ids = ids_BT.long().contiguous()
         self._native.route(
             x_BTD.data_ptr(),
             ids.data_ptr(),
@@ -244,14 +244,14 @@ class Mixture:
         return y_BTD
 
 
-class Head:
-    """The final collapse of the streams, its norm, and the logits."""
+class Collapse:
+    """The final collapse of the streams and its norm; `module` holds both."""
 
     def __init__(self, module: Any) -> None:
         config = module.config
         self._handles = Handles()
         vector = self._handles.vector
-        self._collapse = native.Collapse(
+        self._native = native.Collapse(
             fn=vector(module.hc_head_fn),
             base=vector(module.hc_head_base),
             scale=vector(module.hc_head_scale),
@@ -261,15 +261,26 @@ class Head:
             hc_eps=config.hc_eps,
             eps=config.rms_norm_eps,
         )
-        self._head = self._handles.matrix(module.head.weight)
-        self._vocabulary = module.head.weight.shape[0]
 
     def __call__(self, streams_BTSD: Tensor) -> Tensor:
-        """Logits `[B, T, V]`."""
+        """Normed `[B, T, D]`."""
         B, T, _, D = streams_BTSD.shape
         streams_BTSD = streams_BTSD.contiguous()
         x_BTD = torch.empty(B, T, D)
-        logits_BTV = torch.empty(B, T, self._vocabulary)
-        self._collapse.run(streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr())
-        native.multiply(x_BTD.data_ptr(), B * T, self._head, logits_BTV.data_ptr())
-        return logits_BTV
+        self._native.run(streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr())
+        return x_BTD
+
+
+class Linear:
+    """One product: `x[..., I] @ weight[O, I].T`, float32."""
+
+    def __init__(self, module: Any) -> None:
+        self._handles = Handles()
+        self._matrix = self._handles.matrix(module.weight)
+        self._outputs, self._inputs = module.weight.shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty(*x.shape[:-1], self._outputs)
+        native.multiply(x.data_ptr(), x.numel() // self._inputs, self._matrix, y.data_ptr())
+        return y

@@ -5,8 +5,9 @@
 Needs the `gguf` package. Routed experts are repacked from FP4 to MXFP4, which changes no value.
 The FP8 matrices become Q8_0, as llama.cpp's own converter makes them (it has no FP8 type); the
 relative error of a weight is about 0.5 %. `--rest` is the type of the large BF16 matrices:
-embedding, head and compressors (`q8_0`, as `llama-quantize` would have them, decodes about a tenth
-faster; `bf16` keeps them, as that converter does). Vectors, routers and everything of the hyper-connections are F32.
+embedding, head and compressors (`q8_0`, as `llama-quantize` would have them, is the faster;
+`bf16` keeps them, as that converter does). Vectors, routers and everything of the
+hyper-connections are F32.
 
 There is no tokenizer in the file (llama.cpp calls that `no_vocab`), and no MTP block.
 """

@@ -14,9 +14,9 @@ at a time, after D ids: the D are really computed, never made up, and a depth th
 longer than `--limit` seconds to fill is skipped with a line that says so. Every measurement
 starts with empty state; ids are random, and the same for both engines.
 
-llama.cpp's threads spin while they wait for each other, so a single busy process beside it can
-slow it tenfold: measure on an idle machine. Decoding with a made-up state (zeros at the same
-positions) was tried for great depths; it is a third faster than with a real one, hence no measure.
+llama.cpp's threads spin while they wait for each other, so one busy process beside it can slow it
+many times over: measure on an idle machine. There is no made-up state for great depths: zeros at
+the right positions were tried, and a step then takes two thirds of the time of a real one.
 
 Each is repeated (`--repeats`; not if one takes half a minute): a decode repeat is the next
 `--steps` ids. `tokens_per_second` is the best repeat, the one that other processes disturbed

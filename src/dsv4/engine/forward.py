@@ -45,6 +45,7 @@ def forward(
         raise UsageError(
             f"{state.length + len(ids)} tokens exceed the context of {context}", "give fewer"
         )
+    state.reserve(state.length + len(ids))
     return _pieces(model, ids, state, chunk, decode, last_only)
 
 

@@ -1,0 +1,382 @@
+"""Routed experts of a model larger than memory: a bounded cache in front of its files.
+
+One slab of memory holds as many experts as the budget allows; the rest stays on disk and is read
+when a layer asks for it, or a little before.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+
+import numpy as np
+import torch
+
+from dsv4.checkpoint.expert_reads import (
+    PAGE,
+    Expert,
+    Files,
+    Key,
+    Matrices,
+    ReadPool,
+    expert_sources,
+    matrices,
+    slot_pages,
+    spans,
+)
+from dsv4.checkpoint.plan import Plan
+from dsv4.errors import UsageError
+
+HALF_LIFE = 256
+"""Tokens after which a use counts half in the ranking of experts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a store did so far, counted in experts.
+
+    `hits`: acquired while in memory or being read; `misses`: acquired and only then asked for
+    from the disk; `prefetched`: read ahead of any acquire, of which `prefetch_used` were acquired
+    before they had to go. `bytes_read` from disk; `seconds_waited` in acquire, over all threads.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    prefetched: int = 0
+    prefetch_used: int = 0
+    bytes_read: int = 0
+    seconds_waited: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """An expert that has a slot. `job`: its read, until that ends; then there are `matrices`,
+    or an `error` that says why not.
+    """
+
+    key: Key
+    slot: int
+    pins: int = 0
+    job: partial[None] | None = None
+    matrices: Matrices | None = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Ranking:
+    """How much each expert was used lately: a count in which old uses fade.
+
+    Kept as base-2 logarithm of the faded count, brought forward to a common time: then a rank
+    changes only when its expert is used.
+    """
+
+    half_life: float
+    now: float = 0.0
+    ranks: dict[Key, float] = field(default_factory=dict)
+
+    def use(self, keys: Iterable[Key]) -> None:
+        """Count one use of each, one step after the last call."""
+        self.now += 1
+        recent = self.now / self.half_life
+        for key in keys:
+            self.ranks[key] = float(np.logaddexp2(self.ranks.get(key, -np.inf), recent))
+
+    def __getitem__(self, key: Key) -> float:
+        return self.ranks.get(key, -np.inf)
+
+
+def _abandon(pool: ReadPool, files: Files) -> None:
+    """Stop the threads of a store that nobody can use any more (so no read is under way)."""
+    pool.stop()
+    files.close()
+
+
+class ExpertStore:
+    """Experts on demand, within a budget of bytes. Safe to use from several threads.
+
+    `acquire` pins what it returns; a thread should `release` before it acquires again, since
+    threads that hold experts while they wait for others can block each other for ever.
+
+    The expert with the lowest rank goes first (see `_Ranking`).
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[Key, Expert],
+        budget: int,
+        *,
+        least: int = 1,
+        threads: int = 4,
+        direct: bool = True,
+    ) -> None:
+        """`budget`: bytes for all slots; `least`: experts that must fit; `threads` read.
+
+        `direct`: bypass the page cache where possible. Raises UsageError if the budget is too
+        small, CheckpointError if a file cannot be opened.
+        """
+        self._sources = dict(sources)
+        self._spans = {key: spans(expert) for key, expert in self._sources.items()}
+        self._slot_bytes = PAGE * max(slot_pages(reads) for reads in self._spans.values())
+        self._capacity = min(budget // self._slot_bytes, len(self._sources))
+        if self._capacity < min(least, len(self._sources)):
+            raise UsageError(
+                f"{budget / 2**20:.1f} MiB for experts hold {self._capacity} of them",
+                f"give at least {least * self._slot_bytes / 2**20:.1f} MiB: {least} experts of "
+                f"{self._slot_bytes / 2**20:.1f} MiB must be in memory at once",
+            )
+        self._slab = mmap.mmap(-1, self._capacity * self._slot_bytes)
+        self._bytes = memoryview(self._slab)
+        self._tensor = torch.frombuffer(self._slab, dtype=torch.uint8)
+        self._files = Files(
+            {s.file for reads in self._spans.values() for s in reads}, direct=direct
+        )
+        self._pool = ReadPool(threads)
+
+        self._changed = threading.Condition()
+        """Guards all below; notified when a read ends and when pins go."""
+        self._entries: dict[Key, _Entry] = {}
+        # Those read ahead, for a layer that has not acquired anything since.
+        self._ahead: dict[Key, _Entry] = {}
+        self._free = list(range(self._capacity))
+        self._slots: list[_Entry | None] = [None] * self._capacity
+        # Per slot: the rank of an expert that may go at once, infinite for any other slot.
+        self._loose = np.full(self._capacity, np.inf)
+        layers = len({layer for layer, _ in self._sources})
+        self._ranking = _Ranking(HALF_LIFE * layers)
+        self._counts = {f.name: 0 for f in fields(Stats) if f.name != "seconds_waited"}
+        self._waited = 0.0
+        self._closed = False
+        self._abandon = weakref.finalize(self, _abandon, self._pool, self._files)
+
+    @classmethod
+    def of(cls, plan: Plan, budget: int, *, threads: int = 4) -> ExpertStore:
+        """A store for a planned model, with room for a token's experts and as many ahead."""
+        least = 2 * plan.config.num_experts_per_tok
+        return cls(expert_sources(plan), budget, least=least, threads=threads)
+
+    @property
+    def capacity(self) -> int:
+        """Experts that fit into the budget."""
+        return self._capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the slab: the memory the store takes once every slot was used."""
+        return len(self._slab)
+
+    @property
+    def stats(self) -> Stats:
+        with self._changed:
+            return Stats(**self._counts, seconds_waited=self._waited)
+
+    def acquire(self, layer: int, experts: Sequence[int]) -> list[Matrices]:
+        """(w1, w3, w2) of each expert, in the order asked; waits for what must be read.
+
+        The tensors are views of the store's memory, right until `release`. Not more than
+        `capacity` different ones. Raises CheckpointError, with nothing acquired, if one cannot
+        be read.
+        """
+        keys = list(dict.fromkeys((layer, expert) for expert in experts))
+        assert len(keys) <= self._capacity, (len(keys), self._capacity)
+        began = time.monotonic()
+        with self._changed:
+            self._ranking.use(keys)
+            stale = [key for key in self._ahead if key[0] == layer and key not in keys]
+            for key in stale:
+                self._dismiss(self._ahead[key])
+            held = self._claim(keys)
+            while not all(entry.matrices or entry.error for entry in held.values()):
+                self._changed.wait()
+            self._waited += time.monotonic() - began
+            error = next((entry.error for entry in held.values() if entry.error), None)
+            if error is not None:
+                self._unpin(held.values())
+                raise error
+            return [self._filled(held[layer, expert]) for expert in experts]
+
+    def release(self, layer: int, experts: Sequence[int]) -> None:
+        """Let go of what one `acquire` with the same arguments returned."""
+        with self._changed:
+            self._unpin(self._entries[layer, expert] for expert in dict.fromkeys(experts))
+
+    def prefetch(self, layer: int, experts: Sequence[int]) -> None:
+        """Begin to read experts that will be acquired soon, as far as there is room.
+
+        Never waits, and never takes a slot that is pinned or holds what was read ahead and not
+        used yet. What is read ahead for a layer stays until that layer's next `acquire`. A
+        failed read is forgotten: acquiring the expert tries again.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            wanted = list(dict.fromkeys((layer, expert) for expert in experts))
+            missing = [key for key in wanted if key not in self._entries]
+            slots = self._take(len(missing), wanted)
+            for key, slot in zip(missing, slots, strict=False):
+                self._ahead[key] = self._begin(key, slot, urgent=False)
+                self._counts["prefetched"] += 1
+
+    def groups(self, layer: int, experts: Sequence[int], most: int = 0) -> list[list[int]]:
+        """The different ones among `experts` in groups of at most `most`, to acquire in turn.
+
+        Those in memory come first, so that none is evicted before it was used. `most` is half
+        the capacity unless given: then the next group can be read ahead while one is in use.
+        """
+        most = most or max(1, self._capacity // 2)
+        different = list(dict.fromkeys(experts))
+        with self._changed:
+            different.sort(key=lambda expert: (layer, expert) not in self._entries)
+        return [different[i : i + most] for i in range(0, len(different), most)]
+
+    def close(self) -> None:
+        """Stop reading. Tensors that were handed out stay readable; acquiring more fails."""
+        with self._changed:
+            self._closed = True
+        self._pool.stop()
+        self._pool.join()
+        with self._changed:
+            for entry in self._entries.values():
+                if entry.matrices is None:
+                    entry.error = UsageError("the expert store was closed")
+            self._changed.notify_all()
+        self._abandon()
+
+    def __enter__(self) -> ExpertStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _claim(self, keys: list[Key]) -> dict[Key, _Entry]:
+        """Pin an entry for each key, beginning the reads that takes; waits until all have room.
+
+        Nothing is pinned while it waits, so that two calls never wait for each other.
+        """
+        while True:
+            self._check_open()
+            missing = [key for key in keys if key not in self._entries]
+            lacking = len(missing) - self._room(keys)
+            if lacking <= 0:
+                break
+            # Read-ahead gives way, oldest first; what is being read does when that ends.
+            unused = [entry for key, entry in self._ahead.items() if key not in keys]
+            for entry in unused[:lacking]:
+                self._dismiss(entry)
+            if len(missing) > self._room(keys):
+                self._changed.wait()
+        slots = self._take(len(missing), keys)
+        for key in keys:
+            if key in self._entries:
+                self._adopt(self._entries[key])
+            else:
+                self._begin(key, slots.pop(), urgent=True)
+                self._counts["misses"] += 1
+            entry = self._entries[key]
+            entry.pins += 1
+            self._loose[entry.slot] = np.inf
+        return {key: self._entries[key] for key in keys}
+
+    def _adopt(self, entry: _Entry) -> None:
+        """Account for an acquired expert that has a slot; its read may have to hurry up."""
+        if self._ahead.pop(entry.key, None) is None:
+            self._counts["hits"] += 1
+        elif entry.job is not None and self._pool.withdraw(entry.job):
+            self._pool.submit(entry.job, urgent=True)
+            self._counts["misses"] += 1
+            self._counts["prefetched"] -= 1
+        else:
+            self._counts["hits"] += 1
+            self._counts["prefetch_used"] += 1
+
+    def _begin(self, key: Key, slot: int, *, urgent: bool) -> _Entry:
+        """Give an expert a slot and queue its read."""
+        entry = _Entry(key, slot)
+        self._entries[key] = self._slots[slot] = entry
+        entry.job = partial(self._read, entry)
+        self._pool.submit(entry.job, urgent=urgent)
+        return entry
+
+    def _read(self, entry: _Entry) -> None:
+        """Fill the slot of an entry; runs in a reading thread."""
+        start = entry.slot * self._slot_bytes
+        stop = start + self._slot_bytes
+        got, error, found = 0, None, None
+        try:
+            reads = self._spans[entry.key]
+            for span in reads:
+                got += self._files.read(span, self._bytes[start:stop])
+            found = matrices(self._sources[entry.key], reads, self._tensor[start:stop])
+        except Exception as caught:  # whatever it is, it belongs to the thread that waits
+            error = caught
+        with self._changed:
+            entry.matrices, entry.error, entry.job = found, error, None
+            self._counts["bytes_read"] += got
+            if error is not None:
+                self._drop(entry)
+            else:
+                self._loosen(entry)
+            self._changed.notify_all()
+
+    def _dismiss(self, entry: _Entry) -> None:
+        """Stop protecting what was read ahead; forget it if its read has not begun."""
+        if entry.job is not None and self._pool.withdraw(entry.job):
+            self._counts["prefetched"] -= 1
+            self._drop(entry)
+        else:
+            del self._ahead[entry.key]
+            self._loosen(entry)
+        # Another thread may have waited for just this slot, and this one may wait next.
+        self._changed.notify_all()
+
+    def _take(self, count: int, keep: list[Key]) -> list[int]:
+        """Slots for up to `count` experts, evicting the lowest ranks, but none of `keep`."""
+        short = count - len(self._free)
+        if short > 0:
+            ranks = self._loose.copy()
+            ranks[[self._entries[key].slot for key in keep if key in self._entries]] = np.inf
+            for slot in np.argsort(ranks, kind="stable")[:short]:
+                victim = self._slots[slot]
+                if ranks[slot] < np.inf and victim is not None:
+                    self._drop(victim)
+        return [self._free.pop() for _ in range(min(count, len(self._free)))]
+
+    def _room(self, keep: list[Key]) -> int:
+        """Slots that `_take` could give."""
+        kept = sum(
+            self._loose[self._entries[key].slot] < np.inf for key in keep if key in self._entries
+        )
+        return len(self._free) + int((self._loose < np.inf).sum()) - kept
+
+    def _drop(self, entry: _Entry) -> None:
+        """Take an entry's slot away."""
+        del self._entries[entry.key]
+        self._ahead.pop(entry.key, None)
+        self._slots[entry.slot] = None
+        self._loose[entry.slot] = np.inf
+        self._free.append(entry.slot)
+
+    def _loosen(self, entry: _Entry) -> None:
+        """Let an entry be evicted from now on if nothing speaks against it."""
+        if entry.matrices is not None and not entry.pins and entry.key not in self._ahead:
+            self._loose[entry.slot] = self._ranking[entry.key]
+
+    def _unpin(self, entries: Iterable[_Entry]) -> None:
+        for entry in entries:
+            assert entry.pins > 0, entry.key
+            entry.pins -= 1
+            self._loosen(entry)
+        self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the expert store was closed")
+
+    @staticmethod
+    def _filled(entry: _Entry) -> Matrices:
+        assert entry.matrices is not None
+        return entry.matrices

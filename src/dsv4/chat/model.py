@@ -18,6 +18,7 @@ from dsv4.chat.defaults import Defaults, read_defaults
 from dsv4.config import ModelConfig
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.engine.forward import forward
+from dsv4.errors import UsageError
 from dsv4.model.cost import parameters
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import expand_quantized
@@ -73,15 +74,29 @@ class Model:
         return torch.cat([logits_TV for _, logits_TV in forward(self.transformer, ids)])
 
 
-def load(name: str | Path = locate.DEFAULT, numerics: str = "exact") -> Model:
+def load(
+    name: str | Path = locate.DEFAULT,
+    numerics: str = "exact",
+    *,
+    memory_limit: int | None = None,
+) -> Model:
     """Load a bundled model, a folder or a hub id, with a numerics policy.
 
-    Raises UsageError for an unknown policy, CheckpointError or ConfigError for a folder that
-    is not a sound model.
+    `memory_limit`: bytes that this process may keep resident; routed experts are then read from
+    the folder when they are needed (`fast` with native kernels only). Raises UsageError for an
+    unknown policy or too small a limit, CheckpointError or ConfigError for a folder that is not
+    a sound model.
     """
     policy = by_name(numerics)
     folder = locate.folder(name)
-    transformer = checkpoint.load(folder, policy)
+    if memory_limit is not None and not (policy.packed and available()):
+        raise UsageError(
+            f"a memory limit needs the native kernels, which {numerics} does not use"
+            if not policy.packed
+            else "a memory limit needs the native kernels, which are not installed",
+            "use --numerics fast" if not policy.packed else "dsv4 doctor says how to get them",
+        )
+    transformer = checkpoint.load(folder, policy, memory_limit=memory_limit)
     transformer.requires_grad_(False)
     # Kernels read the stored formats; op by op they would be decoded at every step.
     in_place = policy.quantized or (policy.packed and available())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.folder import Reader
 from dsv4.checkpoint.layout import F32
 from dsv4.checkpoint.plan import Layout, Plan, Source, make_plan
 from dsv4.checkpoint.values import check_values
 from dsv4.config import ModelConfig
+from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight
 from dsv4.numerics.policy import EXACT, Numerics
@@ -32,17 +35,56 @@ class LoadReport:
     notes: tuple[str, ...]
 
 
-def load(folder: Path | str, numerics: Numerics = EXACT) -> Transformer:
+WORKING = 192 << 20
+"""Bytes left to intermediate results and the decoding state when memory is limited."""
+
+
+def load(
+    folder: Path | str, numerics: Numerics = EXACT, *, memory_limit: int | None = None
+) -> Transformer:
     """A model with the weights of a folder in the released or the transformers layout.
 
     Weights stay where they are: pages of the files are read when a layer first needs them.
     Raises ConfigError and CheckpointError before anything is built. What there is to say about
     the folder goes to the `dsv4.checkpoint` log as warnings.
+
+    `memory_limit`: bytes that may be resident. What the other weights leave of it holds routed
+    experts, which are read when they are needed; UsageError if that is too little.
     """
-    model, report = load_with_report(folder, numerics)
-    for note in report.notes:
+    plan = make_plan(folder)
+    # Looking for NaN reads pages, which would count against the limit.
+    notes = plan.notes + check_values(plan, None if memory_limit is None else False)
+    for note in notes:
         logger.warning("%s: %s", folder, note)
+    if memory_limit is None:
+        return _build(plan, numerics)
+    store = _store(plan, memory_limit)
+    model = _build(plan, numerics)
+    model.stream_experts(store)
     return model
+
+
+def _store(plan: Plan, memory_limit: int) -> ExpertStore:
+    """Experts in what is left of `memory_limit` bytes."""
+    experts = sum(source.nbytes for source in plan.sources if source.parameter.expert)
+    taken = plan.nbytes - experts + resident() + WORKING
+    try:
+        return ExpertStore.of(plan, max(0, memory_limit - taken))
+    except UsageError as error:
+        raise UsageError(
+            f"{memory_limit / 2**30:.2f} GiB are too little: {taken / 2**30:.2f} GiB go to the "
+            f"program, intermediate results and the weights that every token needs; {error}",
+            error.hint,
+        ) from error
+
+
+def resident() -> int:
+    """Bytes of memory this process takes now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * mmap.PAGESIZE
 
 
 def load_with_report(

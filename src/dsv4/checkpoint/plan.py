@@ -36,6 +36,11 @@ class Source:
     scale: Stored | None = None
     format: Format | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes, elements and scales."""
+        return self.data.nbytes + (self.scale.nbytes if self.scale is not None else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

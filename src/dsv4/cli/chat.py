@@ -17,11 +17,13 @@ from dsv4.cli.options import (
     DEFAULT_MODEL,
     Effort,
     MaxTokens,
+    MemoryLimit,
     MinP,
     NumericsOption,
     OptionalModel,
     Seed,
     Temperature,
+    ThreadsOption,
     TopK,
     TopP,
 )
@@ -57,6 +59,8 @@ def chat(
     min_p: MinP = None,
     seed: Seed = None,
     numerics: NumericsOption = "exact",
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimit = None,
 ) -> None:
     """Talk to a model in the terminal.
 
@@ -71,7 +75,7 @@ def chat(
         check_effort(thinking)
     with suppress(ImportError):
         import readline  # noqa: F401 (gives input() its line editing and history)
-    engine = dsv4.Engine(load(model, numerics))
+    engine = dsv4.Engine(load(model, numerics, threads, memory_limit))
     sampling = engine.model.defaults.sampling(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )

@@ -12,11 +12,13 @@ from dsv4.cli.options import (
     Effort,
     JsonOption,
     MaxTokens,
+    MemoryLimit,
     MinP,
     ModelArgument,
     NumericsOption,
     Seed,
     Temperature,
+    ThreadsOption,
     TopK,
     TopP,
 )
@@ -39,6 +41,8 @@ def generate(
     min_p: MinP = None,
     seed: Seed = None,
     numerics: NumericsOption = "exact",
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimit = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text, or answer a prompt, once.
@@ -59,7 +63,7 @@ def generate(
     if thinking is not None:
         check_effort(thinking)
     text = read_input() if prompt == "-" else prompt
-    engine = dsv4.Engine(load(model, numerics))
+    engine = dsv4.Engine(load(model, numerics, threads, memory_limit))
     sampling = engine.model.defaults.sampling(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )

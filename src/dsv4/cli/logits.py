@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli.options import ModelArgument, NumericsOption
+from dsv4.cli.options import MemoryLimit, ModelArgument, NumericsOption, ThreadsOption
 
 
 def logits(
@@ -17,6 +17,8 @@ def logits(
     ],
     out: Annotated[Path, typer.Option(help="Safetensors file to write: `logits` [T, V] float32.")],
     numerics: NumericsOption = "exact",
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimit = None,
     decode: Annotated[
         int, typer.Option(help="Compute the last N positions by single-token steps.", min=0)
     ] = 0,
@@ -40,7 +42,7 @@ def logits(
     ids = read_tokens(tokens)
     if decode > len(ids):
         raise UsageError(f"--decode {decode} exceeds the {len(ids)} tokens", "lower it")
-    loaded = load(model, numerics)
+    loaded = load(model, numerics, threads, memory_limit)
     pieces = forward(loaded.transformer, ids, decode=decode)
     spec = TensorSpec("logits", (len(ids), loaded.config.vocab_size), torch.float32)
     metadata = {

@@ -22,6 +22,22 @@ NumericsOption = Annotated[
         help="exact (float32), official (the released rounding) or fast.", metavar="POLICY"
     ),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads that compute; one per core unless given (one for a small model).",
+        min=1,
+        max=1024,
+        metavar="N",
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory to stay below, such as 12G: experts are read from disk when they are needed.",
+        metavar="SIZE",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Temperature = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.options import JsonOption, ModelArgument, NumericsOption
+from dsv4.cli.options import JsonOption, MemoryLimit, ModelArgument, NumericsOption, ThreadsOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ def score(
     model: ModelArgument,
     text: Annotated[Path, typer.Option(help="UTF-8 text file; - reads standard input.")],
     numerics: NumericsOption = "exact",
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimit = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a model predicts a text.
@@ -32,7 +34,7 @@ def score(
     from dsv4.errors import UsageError
 
     content = _read(text)
-    loaded = load(model, numerics)
+    loaded = load(model, numerics, threads, memory_limit)
     ids = loaded.tokenizer.encode(content)
     if not ids:
         raise UsageError(f"{text} is empty", "give a text of at least one token")

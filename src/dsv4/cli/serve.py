@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-from dsv4.cli.options import DEFAULT_MODEL, NumericsOption, OptionalModel
+from dsv4.cli.options import (
+    DEFAULT_MODEL,
+    MemoryLimit,
+    NumericsOption,
+    OptionalModel,
+    ThreadsOption,
+)
 
 
 def serve(
@@ -14,6 +20,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     numerics: NumericsOption = "exact",
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimit = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 32,
 ) -> None:
     """Serve a model over HTTP with the DeepSeek and OpenAI API.
@@ -25,5 +33,5 @@ def serve(
     from dsv4.cli.loading import load
     from dsv4.server.run import run
 
-    engine = dsv4.Engine(load(model, numerics))
+    engine = dsv4.Engine(load(model, numerics, threads, memory_limit))
     run(engine, host=host, port=port, queue=queue)

@@ -17,7 +17,7 @@ from dsv4.model.attention import Attention
 from dsv4.model.moe import MoE, Routing
 from dsv4.model.parameters import Norm
 from dsv4.model.state import LayerState
-from dsv4.numerics.policy import Numerics
+from dsv4.numerics.policy import FAST, Numerics
 
 
 class Block(nn.Module):
@@ -72,6 +72,13 @@ class Block(nn.Module):
             streams_BTSD, connection, self.ffn_norm, experts, numerics, fused[1]
         )
         return streams_BTSD, routings[0]
+
+    def read_ahead(self, streams_BTSD: Tensor, ids_BT: Tensor) -> None:
+        """Have the experts read that this layer would choose if its attention added nothing."""
+        fused = ops.fused("connections", self, FAST)
+        if fused is not None:
+            x_BTD, _ = fused[1].enter(streams_BTSD)
+            self.ffn.read_ahead(x_BTD, ids_BT)
 
     def _connect(
         self,

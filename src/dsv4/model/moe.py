@@ -5,7 +5,9 @@ Shapes: N tokens (batch and time flattened), D hidden channels, E experts, K exp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.parameters import Linear
-from dsv4.numerics.policy import Numerics
+from dsv4.numerics.policy import FAST, Numerics
 from dsv4.numerics.quantized import Weight
 
 
@@ -23,6 +25,17 @@ class Routing:
 
     scores_NE: Tensor
     experts_NK: Tensor
+
+
+class ExpertSource(Protocol):
+    """Routed experts that are not all in memory (`checkpoint.experts.ExpertStore`)."""
+
+    def groups(self, layer: int, experts: Sequence[int]) -> list[list[int]]: ...
+    def acquire(
+        self, layer: int, experts: Sequence[int]
+    ) -> list[tuple[Weight, Weight, Weight]]: ...
+    def release(self, layer: int, experts: Sequence[int]) -> None: ...
+    def prefetch(self, layer: int, experts: Sequence[int]) -> None: ...
 
 
 class Expert(nn.Module):
@@ -74,10 +87,13 @@ class MoE(nn.Module):
         self.gate = Gate(config, hashed)
         self.experts = nn.ModuleList(Expert(hidden, width) for _ in range(config.n_routed_experts))
         self.shared_experts = Expert(hidden, width)
+        self.source: ExpertSource | None = None
+        self.layer = -1  # the source's number of this layer
 
     def forward(self, x_BTD: Tensor, ids_BT: Tensor, numerics: Numerics) -> tuple[Tensor, Routing]:
         """Output `[B, T, D]` and what the router chose."""
         fused = ops.fused("mixture", self, numerics)
+        assert fused is not None or self.source is None, "streamed experts need native kernels"
         if fused is not None:
             scores_NE, experts_NK, weights_NK = fused.route(x_BTD, ids_BT)
             return fused(x_BTD, experts_NK, weights_NK), Routing(scores_NE, experts_NK)
@@ -91,3 +107,11 @@ class MoE(nn.Module):
         shared_ND = ops.swiglu(x_ND, *self.shared_experts.matrices(), self.limit, numerics)
         out_ND = (routed_ND + shared_ND.float()).to(numerics.dtype)
         return out_ND.view_as(x_BTD), routing
+
+    def read_ahead(self, x_BTD: Tensor, ids_BT: Tensor) -> None:
+        """Have the experts read that `x_BTD`, an estimate of the input to come, would choose."""
+        fused = ops.fused("mixture", self, FAST)
+        if fused is None or self.source is None:
+            return
+        _, experts_NK, _ = fused.route(x_BTD, ids_BT)
+        self.source.prefetch(self.layer, experts_NK.flatten().tolist())

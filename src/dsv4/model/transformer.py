@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,15 @@ from dsv4 import ops
 from dsv4.config import SWA, ModelConfig
 from dsv4.errors import UsageError
 from dsv4.model.block import Block, collapse_head
-from dsv4.model.moe import Routing
+from dsv4.model.moe import ExpertSource, Routing
 from dsv4.model.mtp import PredictionBlock
 from dsv4.model.parameters import Dense, Embedding, Norm
 from dsv4.model.state import REWIND, State
 from dsv4.numerics.policy import EXACT, Numerics
+from dsv4.ops.fused import forget
+
+READ_AHEAD = 8
+"""Most tokens of a step for which experts are guessed and read ahead: many tokens need most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,18 @@ class Transformer(nn.Module):
         self.hc_head_base = nn.Parameter(torch.empty(S))
         self.hc_head_scale = nn.Parameter(torch.empty(1))
         blocks = 0 if config.draft_stages else config.num_nextn_predict_layers
+        self._streamed = False
         self.mtp = nn.ModuleList(PredictionBlock(config) for _ in range(blocks))
+
+    def stream_experts(self, source: ExpertSource) -> None:
+        """Take routed experts from `source`, under the number of their layer, from now on.
+
+        The prediction blocks count on from the last layer. Needs `fast` and native kernels.
+        """
+        self._streamed = True
+        for i, block in enumerate([*self.layers, *self.mtp]):
+            block.ffn.source, block.ffn.layer = source, i
+            forget(block.ffn)
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
@@ -84,7 +100,14 @@ class Transformer(nn.Module):
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
+        ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
+        hashed = self.config.num_hash_layers
+        if ahead:  # the first layers' experts follow from the ids alone
+            for layer in self.layers[:hashed]:
+                cast(Block, layer).read_ahead(streams, ids_BT)
         for i, layer in enumerate(self.layers):
+            if ahead and i >= hashed:
+                cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
             streams, choice = layer(streams, ids_BT, start, part, self.numerics)
             routing.append(choice)

@@ -18,6 +18,6 @@ def register() -> None:
     why = f"native kernels for {kernels.instruction_set()}"
     offer("connections", "cpu", sublayers.connections, why)
     offer("attention", "cpu", sublayers.Attention, why)
-    offer("mixture", "cpu", sublayers.Mixture, why)
+    offer("mixture", "cpu", sublayers.mixture, why)
     offer("collapse", "cpu", sublayers.Collapse, why)
     offer("linear", "cpu", sublayers.Linear, why)

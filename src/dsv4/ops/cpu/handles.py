@@ -30,9 +30,7 @@ class Handles:
             if weight.format is FP4 and weight.shape[1] % 32:
                 raise Unsupported(f"an FP4 matrix with {weight.shape[1]} inputs, no multiple of 32")
             data, scale = self._kept_on_cpu(weight.data), self._kept_on_cpu(weight.scale)
-            return native.Matrix(
-                data.data_ptr(), scale.data_ptr(), *weight.shape, _CODES[weight.format]
-            )
+            return stored_matrix(QuantizedTensor(data, scale, weight.format))
         plain = weight.detach()
         if plain.dtype not in _PLAIN:
             plain = plain.float()
@@ -53,6 +51,13 @@ class Handles:
         tensor = tensor.contiguous()
         self._kept.append(tensor)
         return tensor
+
+
+def stored_matrix(weight: QuantizedTensor) -> Any:
+    """`native.Matrix` of a weight that the caller keeps alive, contiguous, in memory."""
+    return native.Matrix(
+        weight.data.data_ptr(), weight.scale.data_ptr(), *weight.shape, _CODES[weight.format]
+    )
 
 
 def require(condition: bool, reason: str) -> None:

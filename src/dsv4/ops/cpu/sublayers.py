@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.ops.cpu.handles import Handles, require
+from dsv4.ops.cpu.handles import Handles, require, stored_matrix
 from dsv4.ops.cpu.native import native
 
 
@@ -242,6 +242,47 @@ class Mixture:
             y_BTD.data_ptr(),
         )
         return y_BTD
+
+
+class StreamedMixture(Mixture):
+    """Experts that a source brings into memory, some of them at a time."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self._source, self._layer = module.source, module.layer
+
+    def __call__(self, x_BTD: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        source, layer = self._source, self._layer
+        groups = source.groups(layer, experts_NK.flatten().tolist())
+        y_BTD = torch.empty_like(x_BTD)
+        # Outputs of single experts wait here for the last group, so that they are added up in
+        # the same order however they were grouped.
+        parts = torch.empty(experts_NK.numel(), x_BTD.shape[-1])
+        for i, group in enumerate(groups):
+            matrices = source.acquire(layer, group)
+            if i + 1 < len(groups):
+                source.prefetch(layer, groups[i + 1])
+            for expert, weights in zip(group, matrices, strict=True):
+                self._native.set_expert(
+                    expert, native.Expert(*[stored_matrix(weight) for weight in weights])
+                )
+            self._native.run(
+                x_BTD.data_ptr(),
+                experts_NK.shape[0],
+                experts_NK.data_ptr(),
+                weights_NK.data_ptr(),
+                sorted(group),
+                i + 1 == len(groups),
+                parts.data_ptr(),
+                y_BTD.data_ptr(),
+            )
+            source.release(layer, group)
+        return y_BTD
+
+
+def mixture(module: Any) -> Mixture:
+    """The experts of a layer, in memory or streamed."""
+    return Mixture(module) if module.source is None else StreamedMixture(module)
 
 
 class Collapse:

@@ -90,6 +90,29 @@ void swiglu(Address a, Address b, int64_t n, float limit, float scale, Address o
   kernels().swiglu(at<float>(a), at<float>(b), n, limit, scale, at<float>(out));
 }
 
+void rotate(Address x, Address cos, Address sin, int64_t pairs, float sign) {
+  kernels().rotate(at<float>(x), at<float>(cos), at<float>(sin), pairs, sign);
+}
+
+void pool(Address values, Address gates, Address ape, int64_t rows, int64_t n, Address out) {
+  std::vector<const float*> v(rows), g(rows), a(rows);
+  for (int64_t j = 0; j < rows; ++j) {
+    v[j] = at<float>(values) + j * n;
+    g[j] = at<float>(gates) + j * n;
+    a[j] = at<float>(ape) + j * n;
+  }
+  kernels().pool(v.data(), g.data(), a.data(), rows, n, at<float>(out));
+}
+
+float dot(Address a, Address b, int64_t n) { return kernels().dot(at<float>(a), at<float>(b), n); }
+
+float square_sum(Address x, int64_t n) { return kernels().square_sum(at<float>(x), n); }
+
+void weighted_sum(Address x, int64_t stride, Address weights, int64_t count, int64_t n,
+                  Address out) {
+  kernels().weighted_sum(at<float>(x), stride, at<float>(weights), count, n, at<float>(out));
+}
+
 }  // namespace
 
 void bind_kernels(nb::module_& parent) {
@@ -104,6 +127,11 @@ void bind_kernels(nb::module_& parent) {
   m.def("select", &select);
   m.def("rms_norm", &rms_norm);
   m.def("swiglu", &swiglu);
+  m.def("rotate", &rotate);
+  m.def("pool", &pool);
+  m.def("dot", &dot);
+  m.def("square_sum", &square_sum);
+  m.def("weighted_sum", &weighted_sum);
 }
 
 }  // namespace dsv4

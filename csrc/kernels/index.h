@@ -1,46 +1,168 @@
-// The lightning indexer's scoring and choice. (First version: plain loops.)
+// The lightning indexer's scoring and choice: a tile of keys is decoded once, scored with all
+// heads in order, and offered to the k best so far.
 #pragma once
+
+#include "best.h"
+#include "index_lanes.h"
 
 namespace dsv4 {
 namespace DSV4_ISA {
 namespace {
 
+constexpr int kKeyVectors = 2;
+constexpr int kTileKeys = kKeyVectors * kWidth;
+constexpr int64_t kTileUnitBytes = kTileKeys * 4;  // one unit of all keys of a tile
+
+// The parts of the scratch memory; heads are padded to full groups with heads of weight 0.
+struct SelectParts {
+  int64_t heads, blocks;
+  uint8_t* tile;     // [blocks][kUnits][kTileKeys] units
+  float* scales;     // [blocks][kTileKeys]
+  int32_t* q;        // [heads][blocks][kUnits]
+  int32_t* corrections;  // [heads][blocks]
+  float* q_scales;   // [heads][blocks], a quarter of the stored ones: both integers are doubled
+  float* weights;    // [heads]
+  uint8_t* rest;     // the last keys, as many as make a tile
+  void* best;
+
+  SelectParts(const KeyLayout& layout, int64_t count_of_heads, void* scratch)
+      : heads((count_of_heads + kScoreHeads - 1) / kScoreHeads * kScoreHeads),
+        blocks(layout.scales()) {
+    tile = static_cast<uint8_t*>(scratch);
+    scales = reinterpret_cast<float*>(tile + blocks * kUnits * kTileUnitBytes);
+    q = reinterpret_cast<int32_t*>(scales + blocks * kTileKeys);
+    corrections = q + heads * blocks * kUnits;
+    q_scales = reinterpret_cast<float*>(corrections + heads * blocks);
+    weights = q_scales + heads * blocks;
+    best = weights + heads;
+    rest = nullptr;
+  }
+};
+
 int64_t select_scratch_bytes(const KeyLayout& layout, int64_t heads, int64_t k) {
-  return (heads + 1) * layout.width * 4 + k * 8;
+  const int64_t padded = (heads + kScoreHeads - 1) / kScoreHeads * kScoreHeads;
+  const int64_t blocks = layout.scales();
+  return blocks * (kUnits * kTileUnitBytes + kTileKeys * 4) + padded * blocks * (kUnits + 2) * 4 +
+         padded * 4 + Best::bytes(k) + kTileKeys * layout.stride();
+}
+
+inline void lay_out_heads(const uint8_t* q, const float* weights, int64_t heads,
+                          const KeyLayout& layout, const SelectParts& parts) {
+  for (int64_t h = 0; h < parts.heads; ++h) {
+    parts.weights[h] = h < heads ? weights[h] : 0.0f;
+    for (int64_t b = 0; b < parts.blocks; ++b) {
+      const int64_t at = h * parts.blocks + b;
+      int32_t* units = parts.q + at * kUnits;
+      if (h < heads) {
+        const uint8_t* stored = q + h * layout.stride();
+        parts.corrections[at] = lay_out_query(stored + 16 * b, units);
+        parts.q_scales[at] = from_e8m0(stored[layout.scale_offset() + b]) * 0.25f;
+      } else {
+        std::memset(units, 0, kUnits * 4);
+        parts.corrections[at] = 0;
+        parts.q_scales[at] = 0;
+      }
+    }
+  }
+}
+
+// The highest scale (of a key) with which no product of scales overflows.
+inline float safe_scale(const SelectParts& parts) {
+  float highest = 1;
+  for (int64_t i = 0; i < parts.heads * parts.blocks; ++i)
+    if (parts.q_scales[i] > highest) highest = parts.q_scales[i];
+  return 0x1p127f / highest;
+}
+
+inline void lay_out_tile(const uint8_t* keys, const KeyLayout& layout, const SelectParts& parts) {
+  for (int64_t b = 0; b < parts.blocks; ++b) {
+    for (int v = 0; v < kKeyVectors; ++v)
+      lay_out_keys(keys + v * kWidth * layout.stride() + 16 * b, layout.stride(),
+                   parts.tile + b * kUnits * kTileUnitBytes + v * kWidth * 4, kTileUnitBytes);
+    uint32_t codes[kTileKeys];
+    const uint8_t* stored = keys + layout.scale_offset() + b;
+    for (int n = 0; n < kTileKeys; ++n) codes[n] = stored[n * layout.stride()];
+    for (int n = 0; n < kTileKeys; ++n) {
+      uint32_t bits = codes[n] << 23;
+      bits = codes[n] == 0 ? 1u << 22 : bits;
+      bits = codes[n] == 255 ? 0x7fc00000u : bits;
+      std::memcpy(parts.scales + b * kTileKeys + n, &bits, 4);
+    }
+  }
+}
+
+// Scores of a tile. kGuarded: products of scales may overflow, and must not meet a zero then.
+template <bool kGuarded>
+inline void score_tile(const SelectParts& parts, F* score) {
+  for (int v = 0; v < kKeyVectors; ++v) score[v] = zero();
+  for (int64_t h = 0; h < parts.heads; h += kScoreHeads) {
+    F dot[kScoreHeads][kKeyVectors];
+    for (int i = 0; i < kScoreHeads; ++i)
+      for (int v = 0; v < kKeyVectors; ++v) dot[i][v] = zero();
+    for (int64_t b = 0; b < parts.blocks; ++b) {
+      const uint8_t* keys = parts.tile + b * kUnits * kTileUnitBytes;
+      const int32_t* q = parts.q + (h * parts.blocks + b) * kUnits;
+      DotSum sum[kScoreHeads][kKeyVectors];
+      for (int i = 0; i < kScoreHeads; ++i)
+        for (int v = 0; v < kKeyVectors; ++v)
+          sum[i][v] = start(parts.corrections[(h + i) * parts.blocks + b]);
+      for (int u = 0; u < kUnits; ++u) {
+        KeyVector key[kKeyVectors];
+        for (int v = 0; v < kKeyVectors; ++v)
+          key[v] = load_keys(keys + u * kTileUnitBytes + v * kWidth * 4);
+        for (int i = 0; i < kScoreHeads; ++i) {
+          const KeyVector unit = every_key(q[i * parts.blocks * kUnits + u]);
+          for (int v = 0; v < kKeyVectors; ++v) sum[i][v] = multiply_unit(sum[i][v], key[v], unit);
+        }
+      }
+      for (int i = 0; i < kScoreHeads; ++i)
+        for (int v = 0; v < kKeyVectors; ++v) {
+          F scale = load(parts.scales + b * kTileKeys + v * kWidth) *
+                    set(parts.q_scales[(h + i) * parts.blocks + b]);
+          if constexpr (kGuarded) scale = min(set(0x1p127f), scale);
+          dot[i][v] = fma(finish(sum[i][v]), scale, dot[i][v]);
+        }
+    }
+    for (int i = 0; i < kScoreHeads; ++i)
+      for (int v = 0; v < kKeyVectors; ++v)
+        score[v] = fma(set(parts.weights[h + i]), max(zero(), dot[i][v]), score[v]);
+  }
 }
 
 void select(const uint8_t* q, const float* weights, int64_t heads, const uint8_t* keys,
             int64_t count, const KeyLayout& layout, int64_t k, int32_t* out, void* scratch) {
-  float* query = static_cast<float*>(scratch);
-  float* key = query + heads * layout.width;
-  float* best = key + layout.width;
-  int32_t* which = reinterpret_cast<int32_t*>(best + k);
-  for (int64_t h = 0; h < heads; ++h)
-    unpack_key(q + h * layout.stride(), layout, query + h * layout.width);
-  int64_t held = 0;
-  for (int64_t n = 0; n < count; ++n) {
-    unpack_key(keys + n * layout.stride(), layout, key);
-    float score = 0;
-    for (int64_t h = 0; h < heads; ++h) {
-      const float z = dot(query + h * layout.width, key, layout.width);
-      score += weights[h] * (z > 0 ? z : 0);
-    }
-    if (held == k && !(score > best[k - 1])) continue;
-    int64_t at = held < k ? held++ : k - 1;
-    for (; at > 0 && best[at - 1] < score; --at) {
-      best[at] = best[at - 1];
-      which[at] = which[at - 1];
-    }
-    best[at] = score;
-    which[at] = static_cast<int32_t>(n);
+  if (count <= k) {
+    for (int64_t i = 0; i < k; ++i) out[i] = i < count ? static_cast<int32_t>(i) : -1;
+    return;
   }
-  for (int64_t i = 0; i < k; ++i) out[i] = i < held ? which[i] : -1;
-  for (int64_t i = 1; i < held; ++i)
-    for (int64_t j = i; j > 0 && out[j - 1] > out[j]; --j) {
-      const int32_t swap = out[j];
-      out[j] = out[j - 1];
-      out[j - 1] = swap;
+  SelectParts parts(layout, heads, scratch);
+  parts.rest = static_cast<uint8_t*>(parts.best) + Best::bytes(k);
+  lay_out_heads(q, weights, heads, layout, parts);
+  const float safe = safe_scale(parts);
+  Best best(k, parts.best);
+  for (int64_t begin = 0; begin < count; begin += kTileKeys) {
+    const int64_t n = count - begin < kTileKeys ? count - begin : kTileKeys;
+    const uint8_t* from = keys + begin * layout.stride();
+    if (n < kTileKeys) {
+      std::memset(parts.rest, 0, kTileKeys * layout.stride());
+      std::memcpy(parts.rest, from, n * layout.stride());
+      from = parts.rest;
     }
+    lay_out_tile(from, layout, parts);
+    uint32_t unsafe = 0;
+    for (int64_t i = 0; i < parts.blocks * kTileKeys; i += kWidth)
+      unsafe |= above(load(parts.scales + i), set(safe));
+    F score[kKeyVectors];
+    if (unsafe)
+      score_tile<true>(parts, score);
+    else
+      score_tile<false>(parts, score);
+    for (int v = 0; v < kKeyVectors && v * kWidth < n; ++v) {
+      const int64_t rest = n - v * kWidth;
+      best.take(score[v], begin + v * kWidth, rest < kWidth ? rest : kWidth);
+    }
+  }
+  best.give(out);
 }
 
 }  // namespace

@@ -1,97 +1,169 @@
-// Stored KV entries and index keys. (First version: plain loops.)
+// Stored KV entries and index keys: written once, by the rules of numerics/activation.py, and read
+// back. A block that holds a NaN or an infinity becomes NaN, by its scale.
 #pragma once
+
+#include "stored.h"
 
 namespace dsv4 {
 namespace DSV4_ISA {
 namespace {
 
-// Smallest power of two >= v (positive, finite), as its e8m0 code.
-inline uint8_t ceiling_e8m0(float v) {
+constexpr uint8_t kNanScale = 255;
+
+// The bits of the largest |x|; those of NaN and infinity are larger than any number's.
+inline uint32_t largest_bits(const float* x, int64_t n, float floor) {
+  int32_t largest;
+  std::memcpy(&largest, &floor, 4);
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    bits &= 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  return static_cast<uint32_t>(largest);
+}
+
+// The e8m0 code of the smallest power of two >= largest * factor, and its inverse (a float: the
+// codes of finite blocks stay away from both ends).
+inline uint8_t scale_for(uint32_t largest, float factor, float* inverse) {
+  if (largest >= 0x7f800000u) return kNanScale;
+  float v;
+  std::memcpy(&v, &largest, 4);
+  v *= factor;
   uint32_t bits;
   std::memcpy(&bits, &v, 4);
-  return static_cast<uint8_t>((bits + 0x7fffffu) >> 23);
+  const uint32_t code = (bits + 0x7fffffu) >> 23;
+  const uint32_t flipped = (254 - code) << 23;
+  std::memcpy(inverse, &flipped, 4);
+  return static_cast<uint8_t>(code);
 }
 
-// Nearest e4m3 code, ties to even, saturating.
-inline uint8_t to_e4m3(float x) {
-  const uint8_t sign = std::signbit(x) ? 128 : 0;
-  float a = std::fabs(x);
-  if (!(a <= 448.0f)) return sign | (a > 448.0f ? 0x7e : 0x7f);
-  if (a < 0.015625f) return sign | static_cast<uint8_t>(std::nearbyint(a * 512.0f));
+// The nearest code, ties to even, saturating, of a format with kMantissa bits whose smallest
+// normal number is 2^kLowest; the sign goes to bit kSign.
+template <int kMantissa, int kLowest, uint32_t kTop, int kSign>
+inline uint32_t nearest_code(float x) {
+  constexpr int kShift = 23 - kMantissa;
+  constexpr uint32_t kOneBelow = static_cast<uint32_t>(127 + kLowest - 1) << kMantissa;
+  // Added to a subnormal, its units are counted in the last bits of the sum.
+  constexpr uint32_t kMagic = static_cast<uint32_t>(127 + 23 + kLowest - kMantissa) << 23;
   uint32_t bits;
-  std::memcpy(&bits, &a, 4);
-  bits += 0x7ffffu + ((bits >> 20) & 1);
-  const uint32_t code = (bits >> 20) - (120u << 3);
-  return sign | static_cast<uint8_t>(code > 0x7e ? 0x7e : code);
-}
-
-// Nearest e2m1 code of a value within +-6, ties to the even code.
-inline uint8_t to_e2m1(float x) {
-  const float a = std::fabs(x);
-  const float step = a < 2 ? 0.5f : a < 4 ? 1.0f : 2.0f;
-  const float v = std::nearbyint(a / step) * step;
-  const int code = v <= 2 ? static_cast<int>(v * 2) : v <= 4 ? static_cast<int>(v + 2) : 7;
-  return static_cast<uint8_t>(code | (std::signbit(x) ? 8 : 0));
+  std::memcpy(&bits, &x, 4);
+  const uint32_t size = bits & 0x7fffffffu;
+  const uint32_t half = (1u << (kShift - 1)) - 1;
+  const uint32_t normal = ((size + half + ((size >> kShift) & 1)) >> kShift) - kOneBelow;
+  float magic, shifted;
+  std::memcpy(&magic, &kMagic, 4);
+  std::memcpy(&shifted, &size, 4);
+  shifted += magic;
+  uint32_t tiny;
+  std::memcpy(&tiny, &shifted, 4);
+  uint32_t code = size < static_cast<uint32_t>(127 + kLowest) << 23 ? tiny - kMagic : normal;
+  code = code > kTop ? kTop : code;
+  return code | (bits >> 31) << kSign;
 }
 
 void pack_kv(const float* x, const KvLayout& layout, uint8_t* out) {
-  std::memset(out, 0, layout.stride());
-  for (int64_t block = 0; block < layout.scales(); ++block) {
-    const int64_t begin = block * 64, end = begin + 64 < layout.plain() ? begin + 64 : layout.plain();
-    float largest = 1e-4f;
-    for (int64_t c = begin; c < end; ++c) largest = std::fmax(largest, std::fabs(x[c]));
-    const uint8_t code = ceiling_e8m0(largest * (1.0f / 448.0f));
-    const float scale = from_e8m0(code);
-    for (int64_t c = begin; c < end; ++c) out[c] = to_e4m3(x[c] / scale);
-    out[layout.scale_offset() + block] = code;
+  const int64_t plain = layout.plain();
+  std::memset(out + layout.scale_offset(), 0, layout.stride() - layout.scale_offset());
+  for (int64_t begin = 0; begin < plain; begin += 64) {
+    const int64_t n = plain - begin < 64 ? plain - begin : 64;
+    float inverse = 0;
+    const uint8_t scale = scale_for(largest_bits(x + begin, n, 1e-4f), 1.0f / 448.0f, &inverse);
+    out[layout.scale_offset() + begin / 64] = scale;
+    if (scale == kNanScale) {
+      std::memset(out + begin, 0x7f, n);
+      continue;
+    }
+    for (int64_t i = 0; i < n; ++i)
+      out[begin + i] = static_cast<uint8_t>(nearest_code<3, -6, 0x7e, 7>(x[begin + i] * inverse));
   }
   for (int64_t c = 0; c < layout.rotated; ++c) {
-    const uint16_t bits = to_bf16(x[layout.plain() + c]);
-    std::memcpy(out + layout.plain() + 2 * c, &bits, 2);
+    const uint16_t bits = to_bf16(x[plain + c]);
+    std::memcpy(out + plain + 2 * c, &bits, 2);
   }
 }
 
 void unpack_kv(const uint8_t* row, const KvLayout& layout, float* out) {
-  for (int64_t c = 0; c < layout.plain(); ++c)
-    out[c] = e4m3(row[c]) * from_e8m0(row[layout.scale_offset() + c / 64]);
-  for (int64_t c = 0; c < layout.rotated; ++c) {
-    uint16_t bits;
-    std::memcpy(&bits, row + layout.plain() + 2 * c, 2);
-    out[layout.plain() + c] = from_bf16(bits);
+  const int64_t plain = layout.plain();
+  for (int64_t begin = 0; begin < plain; begin += 64) {
+    const int64_t n = plain - begin < 64 ? plain - begin : 64;
+    widen_e4m3(row + begin, n, from_e8m0(row[layout.scale_offset() + begin / 64]), out + begin);
+  }
+  widen_bf16(row + plain, layout.rotated, out + plain);
+}
+
+// Butterflies between lanes i and i + half of each vector.
+template <int half>
+inline void turn_lanes(float* x, int64_t n) {
+  if constexpr (half < kWidth) {
+    float lanes[kWidth];
+    for (int i = 0; i < kWidth; ++i) lanes[i] = i & half ? -1.0f : 1.0f;
+    const F signs = load(lanes);
+    for (int64_t c = 0; c < n; c += kWidth) {
+      const F v = load(x + c);
+      store(x + c, fma(v, signs, exchange<half>(v)));
+    }
   }
 }
 
-void hadamard(const float* x, int64_t n, float* out) {
-  for (int64_t c = 0; c < n; ++c) out[c] = x[c];
-  for (int64_t half = 1; half < n; half *= 2)
-    for (int64_t base = 0; base < n; base += 2 * half)
-      for (int64_t c = base; c < base + half; ++c) {
-        const float a = out[c], b = out[c + half];
-        out[c] = a + b;
-        out[c + half] = a - b;
+// Walsh-Hadamard transform in place; n is a power of two.
+inline void hadamard(float* x, int64_t n) {
+  int64_t half = 1;
+  if (n >= kWidth) {
+    turn_lanes<1>(x, n);
+    turn_lanes<2>(x, n);
+    turn_lanes<4>(x, n);
+    turn_lanes<8>(x, n);
+    half = kWidth;
+  }
+  for (; half < n; half *= 2)
+    for (int64_t base = 0; base < n; base += 2 * half) {
+      int64_t c = base;
+      for (; c + kWidth <= base + half; c += kWidth) {
+        const F a = load(x + c), b = load(x + c + half);
+        store(x + c, a + b);
+        store(x + c + half, a - b);
       }
+      for (; c < base + half; ++c) {
+        const float a = x[c], b = x[c + half];
+        x[c] = a + b;
+        x[c + half] = a - b;
+      }
+    }
   const float scale = 1.0f / std::sqrt(static_cast<float>(n));
-  for (int64_t c = 0; c < n; ++c) out[c] *= scale;
+  for (int64_t c = 0; c < n; ++c) x[c] *= scale;
 }
 
 void pack_key(const float* x, const KeyLayout& layout, uint8_t* out) {
   float turned[1024];
-  hadamard(x, layout.width, turned);
-  for (int64_t block = 0; block < layout.scales(); ++block) {
-    const int64_t begin = block * 32, end = begin + 32 < layout.width ? begin + 32 : layout.width;
-    float largest = 7.052966e-38f;
-    for (int64_t c = begin; c < end; ++c) largest = std::fmax(largest, std::fabs(turned[c]));
-    const uint8_t code = ceiling_e8m0(largest * (1.0f / 6.0f));
-    const float scale = from_e8m0(code);
-    for (int64_t c = begin; c < end; c += 2)
-      out[c / 2] = to_e2m1(turned[c] / scale) | to_e2m1(turned[c + 1] / scale) << 4;
-    out[layout.scale_offset() + block] = code;
+  std::memcpy(turned, x, layout.width * sizeof(float));
+  hadamard(turned, layout.width);
+  for (int64_t begin = 0; begin < layout.width; begin += 32) {
+    const int64_t n = layout.width - begin < 32 ? layout.width - begin : 32;
+    float inverse = 0;
+    const uint32_t largest = largest_bits(turned + begin, n, 6 * 0x1p-126f);
+    const uint8_t scale = scale_for(largest, 1.0f / 6.0f, &inverse);
+    out[layout.scale_offset() + begin / 32] = scale;
+    uint8_t codes[32] = {};
+    if (scale != kNanScale)
+      for (int64_t i = 0; i < n; ++i)
+        codes[i] = static_cast<uint8_t>(nearest_code<1, 0, 7, 3>(turned[begin + i] * inverse));
+    for (int64_t i = 0; i < n / 2; ++i)
+      out[begin / 2 + i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
   }
 }
 
 void unpack_key(const uint8_t* row, const KeyLayout& layout, float* out) {
-  for (int64_t c = 0; c < layout.width; ++c)
-    out[c] = kE2m1[(row[c / 2] >> (c % 2 * 4)) & 15] * from_e8m0(row[layout.scale_offset() + c / 32]);
+  for (int64_t begin = 0; begin < layout.width; begin += 32) {
+    const int64_t end = begin + 32 < layout.width ? begin + 32 : layout.width;
+    const float scale = from_e8m0(row[layout.scale_offset() + begin / 32]);
+    for (int64_t c = begin; c < end; c += 2) {
+      // Minus zero has a code but no integer: the sign of a float is put on at the end.
+      const uint8_t low = row[c / 2] & 15, high = row[c / 2] >> 4;
+      out[c] = std::copysign(0.5f * kTwiceE2m1[low & 7], low & 8 ? -1.0f : 1.0f) * scale;
+      out[c + 1] = std::copysign(0.5f * kTwiceE2m1[high & 7], high & 8 ? -1.0f : 1.0f) * scale;
+    }
+  }
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 // Elementwise and small reductions: norms, rotation, activations, pooling.
+// What does not fill a vector goes through the same vector operations, padded: a value does not
+// depend on its place.
 #pragma once
 
 #include <cmath>
@@ -16,9 +18,9 @@ float dot(const float* a, const float* b, int64_t n) {
     s2 = fma(load(a + i + 2 * kWidth), load(b + i + 2 * kWidth), s2);
     s3 = fma(load(a + i + 3 * kWidth), load(b + i + 3 * kWidth), s3);
   }
-  float rest = 0;
-  for (; i < n; ++i) rest += a[i] * b[i];
-  return sum((s0 + s1) + (s2 + s3)) + rest;
+  for (; i + kWidth <= n; i += kWidth) s0 = fma(load(a + i), load(b + i), s0);
+  if (i < n) s1 = fma(load_some(a + i, n - i), load_some(b + i, n - i), s1);
+  return sum((s0 + s1) + (s2 + s3));
 }
 
 float square_sum(const float* x, int64_t n) { return dot(x, x, n); }
@@ -35,56 +37,64 @@ void rms_norm(const float* x, int64_t n, const uint16_t* weight, float eps, floa
 }
 
 void rotate(float* x, const float* cos, const float* sin, int64_t pairs, float sign) {
-  for (int64_t j = 0; j < pairs; ++j) {
+  // (u, v) * (c, c) + (v, u) * (-s, s)
+  const float signs[2] = {-sign, sign};
+  float lanes[kWidth];
+  for (int i = 0; i < kWidth; ++i) lanes[i] = signs[i % 2];
+  const F turn = load(lanes);
+  int64_t j = 0;
+  for (; j + kWidth / 2 <= pairs; j += kWidth / 2) {
+    const F pair = load(x + 2 * j);
+    store(x + 2 * j, pair * load_twice(cos + j) + exchange<1>(pair) * (load_twice(sin + j) * turn));
+  }
+  for (; j < pairs; ++j) {
     const float u = x[2 * j], v = x[2 * j + 1], s = sign * sin[j];
     x[2 * j] = u * cos[j] - v * s;
-    x[2 * j + 1] = u * s + v * cos[j];
+    x[2 * j + 1] = v * cos[j] + u * s;
   }
 }
 
+inline F gated(F a, F b, float limit, float scale) {
+  const F gate = min(set(limit), a);
+  const F up = max(set(-limit), min(set(limit), b));
+  return gate / (set(1.0f) + exp(zero() - gate)) * up * set(scale);
+}
+
 void swiglu(const float* a, const float* b, int64_t n, float limit, float scale, float* out) {
-  const F high = set(limit), low = set(-limit), one = set(1.0f), factor = set(scale);
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    const F gate = min(load(a + i), high);
-    const F up = max(min(load(b + i), high), low);
-    store(out + i, gate / (one + exp(zero() - gate)) * up * factor);
+  for (; i + kWidth <= n; i += kWidth)
+    store(out + i, gated(load(a + i), load(b + i), limit, scale));
+  if (i < n)
+    store_some(out + i, gated(load_some(a + i, n - i), load_some(b + i, n - i), limit, scale),
+               n - i);
+}
+
+// Channels [c, c + lanes) of `pool`; get(p) loads them.
+template <class Get>
+inline F pooled(const float* const* values, const float* const* gates, const float* const* ape,
+                int64_t rows, int64_t c, Get get) {
+  F peak = get(gates[0] + c) + get(ape[0] + c);
+  for (int64_t j = 1; j < rows; ++j) peak = max(peak, get(gates[j] + c) + get(ape[j] + c));
+  F total = zero(), mixed = zero();
+  for (int64_t j = 0; j < rows; ++j) {
+    const F w = exp(get(gates[j] + c) + get(ape[j] + c) - peak);
+    total = total + w;
+    mixed = fma(w, get(values[j] + c), mixed);
   }
-  for (; i < n; ++i) {
-    const float gate = a[i] < limit ? a[i] : limit;
-    const float up = b[i] > limit ? limit : b[i] < -limit ? -limit : b[i];
-    out[i] = gate / (1.0f + std::exp(-gate)) * up * scale;
-  }
+  return mixed / total;
 }
 
 void pool(const float* const* values, const float* const* gates, const float* const* ape,
           int64_t rows, int64_t n, float* out) {
   int64_t c = 0;
-  for (; c + kWidth <= n; c += kWidth) {
-    F peak = load(gates[0] + c) + load(ape[0] + c);
-    for (int64_t j = 1; j < rows; ++j) peak = max(peak, load(gates[j] + c) + load(ape[j] + c));
-    F total = zero(), mixed = zero();
-    for (int64_t j = 0; j < rows; ++j) {
-      const F w = exp(load(gates[j] + c) + load(ape[j] + c) - peak);
-      total = total + w;
-      mixed = fma(w, load(values[j] + c), mixed);
-    }
-    store(out + c, mixed / total);
-  }
-  for (; c < n; ++c) {
-    float peak = gates[0][c] + ape[0][c];
-    for (int64_t j = 1; j < rows; ++j) {
-      const float gate = gates[j][c] + ape[j][c];
-      peak = gate > peak ? gate : peak;
-    }
-    float total = 0, mixed = 0;
-    for (int64_t j = 0; j < rows; ++j) {
-      const float w = std::exp(gates[j][c] + ape[j][c] - peak);
-      total += w;
-      mixed += w * values[j][c];
-    }
-    out[c] = mixed / total;
-  }
+  for (; c + kWidth <= n; c += kWidth)
+    store(out + c, pooled(values, gates, ape, rows, c, [](const float* p) { return load(p); }));
+  const int64_t rest = n - c;
+  if (rest > 0)
+    store_some(out + c,
+               pooled(values, gates, ape, rows, c,
+                      [rest](const float* p) { return load_some(p, rest); }),
+               rest);
 }
 
 void weighted_sum(const float* x, int64_t stride, const float* weights, int64_t count, int64_t n,
@@ -95,10 +105,12 @@ void weighted_sum(const float* x, int64_t stride, const float* weights, int64_t 
     for (int64_t a = 1; a < count; ++a) y = fma(load(x + a * stride + c), set(weights[a]), y);
     store(out + c, y);
   }
-  for (; c < n; ++c) {
-    float y = x[c] * weights[0];
-    for (int64_t a = 1; a < count; ++a) y += x[a * stride + c] * weights[a];
-    out[c] = y;
+  const int64_t rest = n - c;
+  if (rest > 0) {
+    F y = load_some(x + c, rest) * set(weights[0]);
+    for (int64_t a = 1; a < count; ++a)
+      y = fma(load_some(x + a * stride + c, rest), set(weights[a]), y);
+    store_some(out + c, y, rest);
   }
 }
 

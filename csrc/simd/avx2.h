@@ -22,9 +22,25 @@ inline F power_of_two(F n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
-// value where x >= low, else 0.
+// 0 where x < low, else value. max and min give their second argument where one is NaN.
 inline F zero_below(F value, F x, F low) {
-  return _mm256_and_ps(value, _mm256_cmp_ps(x, low, _CMP_GE_OQ));
+  return _mm256_and_ps(value, _mm256_cmp_ps(x, low, _CMP_NLT_UQ));
+}
+// Lane i and lane i ^ half change places.
+template <int half>
+inline F exchange(F x) {
+  if constexpr (half == 1) return _mm256_permute_ps(x, 0xb1);
+  if constexpr (half == 2) return _mm256_permute_ps(x, 0x4e);
+  if constexpr (half == 4) return _mm256_permute2f128_ps(x, x, 0x01);
+}
+// Each of kWidth / 2 floats twice, side by side.
+inline F load_twice(const float* p) {
+  const __m256i order = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), order);
+}
+// Bit i: a[i] > b[i].
+inline uint32_t above(F a, F b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
 }
 inline F load_bf16(const uint16_t* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));

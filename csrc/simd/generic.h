@@ -24,8 +24,7 @@ inline F min(F a, F b) { return a < b ? a : b; }
 // To the nearest integer for |x| < 2^22, ties to even.
 inline F round(F x) {
   const F magic = set(12582912.0f);
-  volatile F shifted = x + magic;
-  return shifted - magic;
+  return (x + magic) - magic;
 }
 // 2^n for integral n in [-127, 127]; -127 gives 0.
 inline F power_of_two(F n) {
@@ -34,8 +33,21 @@ inline F power_of_two(F n) {
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
-// value where x >= low, else 0.
-inline F zero_below(F value, F x, F low) { return x >= low ? value : zero(); }
+// 0 where x < low, else value. max and min give their second argument where one is NaN.
+inline F zero_below(F value, F x, F low) { return x < low ? zero() : value; }
+// Lane i and lane i ^ half change places.
+template <int half>
+inline F exchange(F x) {
+  if constexpr (half == 1) return F{x[1], x[0], x[3], x[2]};
+  if constexpr (half == 2) return F{x[2], x[3], x[0], x[1]};
+}
+// Each of kWidth / 2 floats twice, side by side.
+inline F load_twice(const float* p) { return F{p[0], p[0], p[1], p[1]}; }
+// Bit i: a[i] > b[i].
+inline uint32_t above(F a, F b) {
+  const I c = a > b;
+  return (c[0] & 1u) | (c[1] & 2u) | (c[2] & 4u) | (c[3] & 8u);
+}
 inline F load_bf16(const uint16_t* p) {
   const I bits = {p[0] << 16, p[1] << 16, p[2] << 16, p[3] << 16};
   F x;

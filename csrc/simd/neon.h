@@ -22,9 +22,25 @@ inline F power_of_two(F n) {
   const int32x4_t biased = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
   return vreinterpretq_f32_s32(vshlq_n_s32(biased, 23));
 }
-// value where x >= low, else 0.
+// 0 where x < low, else value. max and min give NaN where one is NaN.
 inline F zero_below(F value, F x, F low) {
-  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(value), vcgeq_f32(x, low)));
+  return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), vcltq_f32(x, low)));
+}
+// Lane i and lane i ^ half change places.
+template <int half>
+inline F exchange(F x) {
+  if constexpr (half == 1) return vrev64q_f32(x);
+  if constexpr (half == 2) return vextq_f32(x, x, 2);
+}
+// Each of kWidth / 2 floats twice, side by side.
+inline F load_twice(const float* p) {
+  const float32x2_t pair = vld1_f32(p);
+  return vcombine_f32(vdup_lane_f32(pair, 0), vdup_lane_f32(pair, 1));
+}
+// Bit i: a[i] > b[i].
+inline uint32_t above(F a, F b) {
+  const uint32x4_t bits = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgtq_f32(a, b), bits));
 }
 inline F load_bf16(const uint16_t* p) {
   return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));

@@ -42,10 +42,11 @@ inline float from_e8m0(uint8_t code) {
   return x;
 }
 
-// e^x to about one unit in the last place; 0 below -87.3, and -infinity is welcome.
+// e^x to about one unit in the last place; 0 below -86.98, infinity where e^x overflows; -infinity
+// is welcome and NaN stays NaN.
 inline F exp(F x) {
-  const F low = set(-87.33654f), high = set(88.37626f);
-  const F clipped = min(max(x, low), high);
+  const F low = set(-86.98f), high = set(88.8f), one = set(1.0f);
+  const F clipped = min(high, max(low, x));
   const F n = round(clipped * set(1.44269504088896341f));
   F r = fma(n, set(-0.693359375f), clipped);
   r = fma(n, set(2.12194440e-4f), r);
@@ -55,8 +56,22 @@ inline F exp(F x) {
   p = fma(p, r, set(4.1665795894e-2f));
   p = fma(p, r, set(1.6666665459e-1f));
   p = fma(p, r, set(5.0000001201e-1f));
-  p = fma(p, r * r, r + set(1.0f));
-  return zero_below(p * power_of_two(n), x, low);
+  p = fma(p, r * r, r + one);
+  // 2^128, which the largest results need, is no float: half of it, twice.
+  return zero_below((p + p) * power_of_two(n - one), x, low);
+}
+
+// The first n of kWidth floats, and zeros behind them.
+inline F load_some(const float* p, int64_t n) {
+  float lanes[kWidth] = {};
+  std::memcpy(lanes, p, n * sizeof(float));
+  return load(lanes);
+}
+
+inline void store_some(float* p, F x, int64_t n) {
+  float lanes[kWidth];
+  store(lanes, x);
+  std::memcpy(p, lanes, n * sizeof(float));
 }
 
 }  // namespace

@@ -126,9 +126,10 @@ def matrices(expert: Expert, reads: Sequence[Span], slot: Tensor) -> Matrices:
 class Files:
     """Open weight files for positioned reads that leave nothing in the page cache.
 
-    Reads bypass the cache where the file system allows it: measured on a virtual disk, that takes
-    an eighth of the processor time of a cached read (0.05 against 0.4 s per GB) and is up to
-    twice as fast. Elsewhere the cache is told to forget what was read.
+    Reads bypass the cache where the file system allows it. Measured on a virtual disk
+    (`benchmarks/expert_cache.py disk`), that takes a sixth of the processor time of a cached read
+    (0.06 against 0.38 s per GB) and is 1.1 to 1.6 times as fast, with little difference between
+    1 and 8 threads. Elsewhere the cache is told to forget what was read.
     """
 
     def __init__(self, paths: Iterable[Path], *, direct: bool = True) -> None:

@@ -11,12 +11,13 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
 import torch
 
+from dsv4.checkpoint.expert_ranking import HALF_LIFE, Ranking
 from dsv4.checkpoint.expert_reads import (
     PAGE,
     Expert,
@@ -31,9 +32,6 @@ from dsv4.checkpoint.expert_reads import (
 )
 from dsv4.checkpoint.plan import Plan
 from dsv4.errors import UsageError
-
-HALF_LIFE = 256
-"""Tokens after which a use counts half in the ranking of experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +65,6 @@ class _Entry:
     error: Exception | None = None
 
 
-@dataclass(slots=True)
-class _Ranking:
-    """How much each expert was used lately: a count in which old uses fade.
-
-    Kept as base-2 logarithm of the faded count, brought forward to a common time: then a rank
-    changes only when its expert is used.
-    """
-
-    half_life: float
-    now: float = 0.0
-    ranks: dict[Key, float] = field(default_factory=dict)
-
-    def use(self, keys: Iterable[Key]) -> None:
-        """Count one use of each, one step after the last call."""
-        self.now += 1
-        recent = self.now / self.half_life
-        for key in keys:
-            self.ranks[key] = float(np.logaddexp2(self.ranks.get(key, -np.inf), recent))
-
-    def __getitem__(self, key: Key) -> float:
-        return self.ranks.get(key, -np.inf)
-
-
 def _abandon(pool: ReadPool, files: Files) -> None:
     """Stop the threads of a store that nobody can use any more (so no read is under way)."""
     pool.stop()
@@ -102,7 +77,7 @@ class ExpertStore:
     `acquire` pins what it returns; a thread should `release` before it acquires again, since
     threads that hold experts while they wait for others can block each other for ever.
 
-    The expert with the lowest rank goes first (see `_Ranking`).
+    All layers share the slots. The expert with the lowest rank goes first (see `Ranking`).
     """
 
     def __init__(
@@ -147,7 +122,7 @@ class ExpertStore:
         # Per slot: the rank of an expert that may go at once, infinite for any other slot.
         self._loose = np.full(self._capacity, np.inf)
         layers = len({layer for layer, _ in self._sources})
-        self._ranking = _Ranking(HALF_LIFE * layers)
+        self._ranking = Ranking(HALF_LIFE * layers)
         self._counts = {f.name: 0 for f in fields(Stats) if f.name != "seconds_waited"}
         self._waited = 0.0
         self._closed = False

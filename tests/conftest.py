@@ -114,6 +114,8 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
 
     class State:
         length = 0
+
+        def reserve(self, length: int) -> None: ...
         steps = 0
 
     class Scripted:

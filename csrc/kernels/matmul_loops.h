@@ -14,6 +14,9 @@ constexpr int kTile = 3;                 // tokens of one tile, when there are m
 constexpr int kBlock = 4 * kTile;        // tokens whose inputs are to stay in the first cache
 constexpr int64_t kChunk = 2048 / static_cast<int64_t>(sizeof(Value)) / kGroup;  // groups of them
 constexpr int64_t kPanelBytes = 256 * 1024;  // decoded rows that are to stay in the second cache
+// How far ahead weights are asked for, into the second cache: about what memory delivers in its
+// own latency. Processors stop looking ahead at the end of a page, and rows are often shorter.
+constexpr int64_t kAhead = 8192;
 constexpr int kMaxTiles = 16;                // times kRows: rows of a panel
 
 // The parts of a thread's scratch memory, for `groups` groups of inputs.
@@ -77,7 +80,7 @@ inline __attribute__((always_inline)) void multiply_groups(const uint8_t* const*
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const uint8_t* p = data[r] + g * kBytes;
-      for (int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + ahead + line);
+      for (int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + ahead + line, 0, 2);
       F sum[kTokens];
       for (int t = 0; t < kTokens; ++t) sum[t] = zero();
       decode_group<kFormat>(p, [&](int step, Operand w) __attribute__((always_inline)) {
@@ -102,7 +105,8 @@ template <Format kFormat, int kTokens>
 void few(const Value* const* x, const Matrix& w, int64_t begin, int64_t end, float* y, int64_t ldy,
          void* scratch) {
   const int64_t groups = groups_of(w.cols), whole = w.cols / kGroup;
-  const int64_t ahead = kRows * bytes_of<kFormat>(w.cols);
+  const int64_t tile_bytes = kRows * bytes_of<kFormat>(w.cols);
+  const int64_t ahead = (kAhead + tile_bytes - 1) / tile_bytes * tile_bytes;
   for (int64_t n = begin; n < end; n += kRows) {
     Tile tile;
     tile.open<kFormat>(w, n, end, static_cast<float*>(scratch));

@@ -58,7 +58,7 @@ def chat(
     top_k: TopK = None,
     min_p: MinP = None,
     seed: Seed = None,
-    numerics: NumericsOption = "exact",
+    numerics: NumericsOption = "fast",
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
 ) -> None:

@@ -40,7 +40,7 @@ def generate(
     top_k: TopK = None,
     min_p: MinP = None,
     seed: Seed = None,
-    numerics: NumericsOption = "exact",
+    numerics: NumericsOption = "fast",
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
     as_json: JsonOption = False,

@@ -19,7 +19,8 @@ DEFAULT_MODEL = DEFAULT
 NumericsOption = Annotated[
     str,
     typer.Option(
-        help="exact (float32), official (the released rounding) or fast.", metavar="POLICY"
+        help="exact (float32), official (the released rounding) or fast (the CPU kernels).",
+        metavar="POLICY",
     ),
 ]
 ThreadsOption = Annotated[

@@ -19,7 +19,7 @@ def serve(
     model: OptionalModel = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
-    numerics: NumericsOption = "exact",
+    numerics: NumericsOption = "fast",
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 32,

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "operations/attention.h"
+#include "operations/ceiling.h"
 #include "operations/connection.h"
 #include "operations/experts.h"
 #include "operations/product.h"
@@ -210,6 +211,9 @@ void bind_operations(nb::module_& m) {
   bind_attention(m);
   bind_mixture(m);
   m.def("multiply", &multiply_matrix, NoGil());
+  m.def(
+      "read_pass",
+      [](Address data, int64_t bytes) { return read_pass(at<uint8_t>(data), bytes); }, NoGil());
   m.def("stage_times", [] {
     std::vector<std::tuple<std::string, int64_t, int64_t>> rows;
     for (int i = 0; i < kStages; ++i)

@@ -1,0 +1,1 @@
+"""How fast a model runs, how fast this machine lets it run, and how far its numerics differ."""

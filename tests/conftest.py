@@ -116,6 +116,7 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
         length = 0
 
         def reserve(self, length: int) -> None: ...
+
         steps = 0
 
     class Scripted:

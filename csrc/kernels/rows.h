@@ -40,26 +40,28 @@ inline uint8_t scale_for(uint32_t largest, float factor, float* inverse) {
 
 // The nearest code, ties to even, saturating, of a format with kMantissa bits whose smallest
 // normal number is 2^kLowest; the sign goes to bit kSign.
-template <int kMantissa, int kLowest, uint32_t kTop, int kSign>
-inline uint32_t nearest_code(float x) {
+template <int kMantissa, int kLowest, int32_t kTop, int kSign>
+inline int32_t nearest_code(float x) {
   constexpr int kShift = 23 - kMantissa;
-  constexpr uint32_t kOneBelow = static_cast<uint32_t>(127 + kLowest - 1) << kMantissa;
+  constexpr int32_t kOneBelow = (127 + kLowest - 1) * (1 << kMantissa);
   // Added to a subnormal, its units are counted in the last bits of the sum.
-  constexpr uint32_t kMagic = static_cast<uint32_t>(127 + 23 + kLowest - kMantissa) << 23;
-  uint32_t bits;
+  constexpr int32_t kMagic = (127 + 23 + kLowest - kMantissa) * (1 << 23);
+  int32_t bits;
   std::memcpy(&bits, &x, 4);
-  const uint32_t size = bits & 0x7fffffffu;
-  const uint32_t half = (1u << (kShift - 1)) - 1;
-  const uint32_t normal = ((size + half + ((size >> kShift) & 1)) >> kShift) - kOneBelow;
+  const int32_t size = bits & 0x7fffffff;
+  const int32_t half = (1 << (kShift - 1)) - 1;
+  const int32_t normal = ((size + half + ((size >> kShift) & 1)) >> kShift) - kOneBelow;
   float magic, shifted;
   std::memcpy(&magic, &kMagic, 4);
   std::memcpy(&shifted, &size, 4);
   shifted += magic;
-  uint32_t tiny;
+  int32_t tiny;
   std::memcpy(&tiny, &shifted, 4);
-  uint32_t code = size < static_cast<uint32_t>(127 + kLowest) << 23 ? tiny - kMagic : normal;
+  // A mask, not a choice: compilers would make it a branch, and the loops around it scalar.
+  const int32_t subnormal = (size - (127 + kLowest) * (1 << 23)) >> 31;
+  int32_t code = ((tiny - kMagic) & subnormal) | (normal & ~subnormal);
   code = code > kTop ? kTop : code;
-  return code | (bits >> 31) << kSign;
+  return code | ((bits >> 31) & (1 << kSign));
 }
 
 void pack_kv(const float* x, const KvLayout& layout, uint8_t* out) {

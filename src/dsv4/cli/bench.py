@@ -128,6 +128,7 @@ def _about(model: Model, bounds: Ceilings) -> dict[str, Any]:
         "threads": bounds.threads,
         "ceilings": {
             "read_bytes_per_second": round(bounds.read_bytes),
+            "best_read_bytes_per_second": round(bounds.best_read_bytes),
             "f32_flops_per_second": round(bounds.f32_flops),
             "bf16_flops_per_second": round(bounds.bf16_flops),
         },
@@ -141,7 +142,8 @@ def _headline(about: dict[str, Any]) -> str:
     return (
         f"{about['model']}, numerics {about['numerics']}{kernels}\n"
         f"{about['machine']}; {about['threads']} thread{'s' * (about['threads'] != 1)}: reads "
-        f"{rates['read_bytes_per_second'] / 1e9:.1f} GB/s, GEMM "
+        f"{rates['read_bytes_per_second'] / 1e9:.1f} GB/s "
+        f"(at best {rates['best_read_bytes_per_second'] / 1e9:.1f}), GEMM "
         f"{rates['f32_flops_per_second'] / 1e9:.0f} GFLOP/s float32"
         + (f", {wide / 1e9:.0f} bfloat16" if wide else "")
     )

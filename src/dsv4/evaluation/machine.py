@@ -30,13 +30,16 @@ HOPELESS = 0.1
 class Ceilings:
     """Measured upper bounds: bytes read per second, float32 and bfloat16 GEMM FLOPs per second.
 
-    `bf16_flops` is 0 where it was not asked for or the machine has no such instructions.
+    Medians; `best_read_bytes` is the fastest pass, which tells how much the machine varies (others
+    may share its memory). `bf16_flops` is 0 where it was not asked for or the machine has no such
+    instructions.
     """
 
     threads: int
     read_bytes: float
     f32_flops: float
     bf16_flops: float = 0.0
+    best_read_bytes: float = 0.0
 
     @property
     def flops(self) -> float:
@@ -59,17 +62,24 @@ def ceilings(threads: int, *, bf16: bool = True) -> Ceilings:
     """Measure them, in about three seconds. Leaves torch and the kernels with `threads` threads."""
     torch.set_num_threads(threads)
     f32 = _gemm_rate(torch.float32)
-    return Ceilings(threads, _read_rate(threads), f32, _bf16_rate(f32) if bf16 else 0.0)
+    read, best = _read_rates(threads)
+    return Ceilings(threads, read, f32, _bf16_rate(f32) if bf16 else 0.0, best)
 
 
-def _read_rate(threads: int) -> float:
+def _read_rates(threads: int) -> tuple[float, float]:
+    """Bytes per second of the median pass and of the fastest."""
     buffer = torch.ones(BUFFER, dtype=torch.uint8)
     values = buffer.view(torch.float32)
-    if kernels is None:
-        return BUFFER / _median_seconds(values.sum)
     pool.use(threads)
-    native = _median_seconds(lambda: kernels.read_pass(buffer.data_ptr(), BUFFER))
-    return BUFFER / native
+
+    def read() -> None:
+        if kernels is None:
+            values.sum()
+        else:
+            kernels.read_pass(buffer.data_ptr(), BUFFER)
+
+    seconds = _seconds(read, 3 * ROUNDS)
+    return BUFFER / statistics.median(seconds), BUFFER / min(seconds)
 
 
 def _bf16_rate(f32: float) -> float:
@@ -80,17 +90,17 @@ def _bf16_rate(f32: float) -> float:
 
 def _gemm_rate(dtype: torch.dtype, size: int = MATRIX, rounds: int = ROUNDS) -> float:
     a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / _median_seconds(lambda: a @ b, rounds)
+    return 2 * size**3 / statistics.median(_seconds(lambda: a @ b, rounds))
 
 
-def _median_seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
+def _seconds(work: Callable[[], object], rounds: int) -> list[float]:
     work()
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return seconds
 
 
 def peak_bytes() -> int:

@@ -20,8 +20,6 @@ namespace DSV4_ISA {
 namespace {
 namespace product {
 
-constexpr int64_t kFew = 4;  // tokens that are multiplied without decoding to memory
-
 // Where the values of a group stand in prepared inputs: place[i] holds element order[i]. Weights
 // of bytes and of nibbles are read in different orders, so inputs are stored in both.
 struct Orders {
@@ -63,15 +61,9 @@ void plain(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t e
 template <Format kFormat, class Input>
 void multiply_rows(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end,
                    float* y, int64_t ldy, void* scratch) {
-  if (count > kFew) return many<kFormat>(input, count, w, begin, end, y, ldy, scratch);
-  const Value* x[kFew];
-  for (int64_t i = 0; i < count; ++i) x[i] = input(i);
-  switch (count) {
-    case 1: return few<kFormat, 1>(x, w, begin, end, y, ldy, scratch);
-    case 2: return few<kFormat, 2>(x, w, begin, end, y, ldy, scratch);
-    case 3: return few<kFormat, 3>(x, w, begin, end, y, ldy, scratch);
-    case 4: return few<kFormat, 4>(x, w, begin, end, y, ldy, scratch);
-  }
+  if (count > few_limit<kFormat>())
+    return many<kFormat>(input, count, w, begin, end, y, ldy, scratch);
+  few<kFormat>(input, count, w, begin, end, y, ldy, scratch);
 }
 
 }  // namespace product

@@ -16,6 +16,8 @@ inline Operand load_operand(const Value* p) { return _mm256_loadu_ps(p); }
 inline void store_operand(Value* p, Operand x) { _mm256_storeu_ps(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return _mm256_fmadd_ps(a, b, sum); }
 
+constexpr int64_t kFewBytes = 4, kFewOthers = 16;  // see few_limit
+
 // Words 2i are the low halves of 32 bits, words 2i + 1 the high halves.
 template <class Use>
 inline void give(int v, __m256i words, Use& use) {

@@ -43,6 +43,8 @@ inline void give(int v, __m512i words, Use& use) {
 }
 #endif
 
+constexpr int64_t kFewBytes = 16, kFewOthers = 32;  // see few_limit
+
 // Which element of the group is word `w` of vector `v`: where e4m3 bytes land when they are
 // unpacked to words within 128 bits, and where e2m1 codes land when words are shifted.
 constexpr int byte_order(int v, int w) { return 64 * (v / 2) + 16 * (w / 8) + 8 * (v % 2) + w % 8; }

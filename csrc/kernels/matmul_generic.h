@@ -15,6 +15,8 @@ inline Operand load_operand(const Value* p) { return load(p); }
 inline void store_operand(Value* p, Operand x) { store(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return fma(a, b, sum); }
 
+constexpr int64_t kFewBytes = 4, kFewOthers = 4;  // see few_limit
+
 // Which element of the group is word `w` of vector `v` (words 2i and 2i + 1 are lane i of the two
 // operands made of a vector). For e2m1 each lane holds one block of 32.
 constexpr int byte_order(int v, int w) { return 8 * v + 4 * (w % 2) + w / 2; }

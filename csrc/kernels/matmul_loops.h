@@ -12,7 +12,7 @@ constexpr int kLanes = kGroup / kSteps;  // values per operand
 constexpr int kRows = 4;                 // rows taken together
 constexpr int kTile = 3;                 // tokens of one tile, when there are many
 constexpr int kBlock = 4 * kTile;        // tokens whose inputs are to stay in the first cache
-constexpr int64_t kChunk = 2048 / static_cast<int64_t>(sizeof(Value)) / kGroup;  // groups of them
+constexpr int64_t kChunk = sizeof(Value) == 2 ? 32 : 8;  // groups of them taken together
 constexpr int64_t kPanelBytes = 256 * 1024;  // decoded rows that are to stay in the second cache
 // How far ahead weights are asked for, into the second cache: about what memory delivers in its
 // own latency. Processors stop looking ahead at the end of a page, and rows are often shorter.
@@ -100,30 +100,57 @@ inline void write_sums(const F* total, int64_t rows, float* y) {
   for (int64_t r = 0; r < rows; ++r) y[r] = four[r];
 }
 
-// All rows for kTokens tokens, straight from the stored weights.
+// The rows of an open tile for kTokens tokens, straight from the stored weights.
 template <Format kFormat, int kTokens>
-void few(const Value* const* x, const Matrix& w, int64_t begin, int64_t end, float* y, int64_t ldy,
-         void* scratch) {
+void multiply_stored(const Tile& tile, const Value* const* x, const Matrix& w, int64_t rows,
+                     float* y, int64_t ldy) {
   const int64_t groups = groups_of(w.cols), whole = w.cols / kGroup;
   const int64_t tile_bytes = kRows * bytes_of<kFormat>(w.cols);
   const int64_t ahead = (kAhead + tile_bytes - 1) / tile_bytes * tile_bytes;
-  for (int64_t n = begin; n < end; n += kRows) {
+  F total[kTokens][kRows];
+  for (int t = 0; t < kTokens; ++t)
+    for (int r = 0; r < kRows; ++r) total[t][r] = zero();
+  multiply_groups<kFormat, kTokens>(tile.data, tile.scale, ahead, x, 0, whole, total);
+  if (whole < groups) {
+    const uint8_t* rest[kRows];
+    const float* scale[kRows];
+    const Value* last[kTokens];
+    for (int r = 0; r < kRows; ++r) rest[r] = tile.rest[r];
+    for (int r = 0; r < kRows; ++r) scale[r] = tile.scale[r] + whole * kGroupScales;
+    for (int t = 0; t < kTokens; ++t) last[t] = x[t] + whole * kGroup;
+    multiply_groups<kFormat, kTokens>(rest, scale, 0, last, 0, 1, total);
+  }
+  for (int t = 0; t < kTokens; ++t) write_sums(total[t], rows, y + t * ldy);
+}
+
+// Up to how many tokens it costs less to decode again than to decode to memory.
+template <Format kFormat>
+constexpr int64_t few_limit() {
+  return kFormat == Format::kFP8 || kFormat == Format::kFP8F32 ? kFewBytes : kFewOthers;
+}
+
+// All rows for up to few_limit tokens, a tile at a time: it stays in a cache while up to four
+// tokens after the other are multiplied.
+template <Format kFormat, class Input>
+void few(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end, float* y,
+         int64_t ldy, void* scratch) {
+  const Value* x[few_limit<kFormat>()];
+  for (int64_t i = 0; i < count; ++i) x[i] = input(i);
+  const int64_t passes = (count + 3) / 4;
+  for (int64_t n = begin; n < end; n += kRows, y += kRows) {
     Tile tile;
     tile.open<kFormat>(w, n, end, static_cast<float*>(scratch));
-    F total[kTokens][kRows];
-    for (int t = 0; t < kTokens; ++t)
-      for (int r = 0; r < kRows; ++r) total[t][r] = zero();
-    multiply_groups<kFormat, kTokens>(tile.data, tile.scale, ahead, x, 0, whole, total);
-    if (whole < groups) {
-      const uint8_t* rest[kRows];
-      for (int r = 0; r < kRows; ++r) rest[r] = tile.rest[r];
-      const Value* last[kTokens];
-      const float* scale[kRows];
-      for (int t = 0; t < kTokens; ++t) last[t] = x[t] + whole * kGroup;
-      for (int r = 0; r < kRows; ++r) scale[r] = tile.scale[r] + whole * kGroupScales;
-      multiply_groups<kFormat, kTokens>(rest, scale, 0, last, 0, 1, total);
+    for (int64_t pass = 0, i = 0; pass < passes; ++pass) {
+      const int64_t tokens = (count - i + passes - pass - 1) / (passes - pass);
+      float* to = y + i * ldy;
+      switch (tokens) {
+        case 1: multiply_stored<kFormat, 1>(tile, x + i, w, end - n, to, ldy); break;
+        case 2: multiply_stored<kFormat, 2>(tile, x + i, w, end - n, to, ldy); break;
+        case 3: multiply_stored<kFormat, 3>(tile, x + i, w, end - n, to, ldy); break;
+        case 4: multiply_stored<kFormat, 4>(tile, x + i, w, end - n, to, ldy); break;
+      }
+      i += tokens;
     }
-    for (int t = 0; t < kTokens; ++t) write_sums(total[t], end - n, y + t * ldy + n - begin);
   }
 }
 

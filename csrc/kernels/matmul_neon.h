@@ -16,6 +16,8 @@ inline Operand load_operand(const Value* p) { return vld1q_f32(p); }
 inline void store_operand(Value* p, Operand x) { vst1q_f32(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return vfmaq_f32(sum, a, b); }
 
+constexpr int64_t kFewBytes = 4, kFewOthers = 16;  // see few_limit
+
 // Words 2i are the low halves of 32 bits, words 2i + 1 the high halves.
 template <class Use>
 inline void give(int v, uint8x16_t bytes, Use& use) {

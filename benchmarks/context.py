@@ -3,6 +3,9 @@
 Random ids are really read, in pieces of 512. On the way the speed of prefill is noted every 4,096
 tokens, and at 1,024 and every power of four from there (and at the end) 24 tokens are decoded one
 by one and taken back. Writes OUT.jsonl and OUT.png; tells how the ends compare with 1K and 2K.
+
+`--repeat-entries` reads 4,096 tokens only and fills the state, up to the last 4,096, with copies of
+their entries: the work of a token is the same, its logits mean nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=131072)
     parser.add_argument("--out", type=Path, default=Path("out/context"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--repeat-entries", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     threads = pool.use(args.threads)
     model = dsv4.load(args.folder, "fast").transformer
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = measure(model, args.tokens, args.out.with_suffix(".jsonl"))
+    rows = measure(model, args.tokens, args.out.with_suffix(".jsonl"), repeat=args.repeat_entries)
     plot(rows, args.out.with_suffix(".png"), threads)
     prefill = {row["tokens"]: row["prefill"] for row in rows if "prefill" in row}
     decode = {row["tokens"]: row["decode"] for row in rows if "decode" in row}
@@ -46,7 +50,7 @@ def main() -> None:
 
 
 @torch.no_grad()
-def measure(model: Transformer, count: int, log: Path) -> list[dict[str, Any]]:
+def measure(model: Transformer, count: int, log: Path, *, repeat: bool) -> list[dict[str, Any]]:
     """Speeds in tokens/s along `count` tokens, also written to `log` as they come."""
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.vocab_size, (1, count), generator=rng)
@@ -70,8 +74,22 @@ def measure(model: Transformer, count: int, log: Path) -> list[dict[str, Any]]:
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
             print(json.dumps(rows[-1]), flush=True)
-            began, since = time.perf_counter(), at
+            if repeat and at == NOTE:
+                fill(state, count - NOTE)
+            began, since = time.perf_counter(), state.length
     return rows
+
+
+def fill(state: State, length: int) -> None:
+    """Let the state hold `length` tokens, its entries repeating those it has."""
+    for layer in state.layers:
+        for _, part in layer.logs():
+            have = state.length // layer.ratio
+            want = torch.arange(length // layer.ratio) % have
+            part.rows[:, : len(want)] = part.rows[:, want]
+        for _, ring, _ in layer.rings():
+            ring.reached(length)
+    state.length = length
 
 
 def decode(model: Transformer, state: State, ids: torch.Tensor) -> float:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "operations/workspace.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -27,7 +28,11 @@ NB_MODULE(_native, m) {
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("use_instruction_set", [](const std::string& name) { return use_kernels(name.c_str()); });
   m.def("thread_count", &thread_count);
-  m.def("set_thread_count", &set_thread_count);
+  m.def("set_thread_count", [](int threads) {
+    // Operations size their memory by the number of threads: none may be under way.
+    std::lock_guard<std::mutex> idle(workspace().busy);
+    set_thread_count(threads);
+  });
   bind_kernels(m);
   bind_operations(m);
 }

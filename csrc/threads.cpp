@@ -19,9 +19,10 @@ static inline void relax() {}
 namespace dsv4 {
 namespace {
 
-// Rounds of `relax` before a waiting thread goes to sleep: tens of microseconds to a few hundred,
-// depending on how long the processor pauses.
-constexpr int kSpins = 20000;
+// Rounds of `relax` before a waiting thread goes to sleep: some milliseconds, longer than what lies
+// between two decoding steps. A thread that is woken may be put on its waker's processor, and wait
+// there for the scheduler's next tick.
+constexpr int kSpins = 200000;
 
 struct Pool {
   std::vector<std::thread> workers;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "operations/product.h"
+#include "operations/tokens.h"
 #include "operations/workspace.h"
 
 namespace dsv4 {
@@ -14,11 +15,6 @@ namespace {
 // Heads that one task attends for: decoding a stored row is shared by them.
 constexpr int64_t kHeadsPerTask = 32;
 
-void normed(const float* x, int64_t n, const float* weight, float eps, float* out) {
-  kernels().rms_norm(x, n, nullptr, eps, out);
-  for (int64_t c = 0; c < n; ++c) out[c] *= weight[c];
-}
-
 // cos and sin [pairs] of the angles at a position.
 void angles(const float* omega, int64_t pairs, int64_t position, float* cos, float* sin) {
   for (int64_t j = 0; j < pairs; ++j) {
@@ -26,15 +22,6 @@ void angles(const float* omega, int64_t pairs, int64_t position, float* cos, flo
     cos[j] = std::cos(phi);
     sin[j] = std::sin(phi);
   }
-}
-
-// Calls body(t) for every token, in blocks; on the calling thread while there are few.
-template <class F>
-void each_token(int64_t tokens, int64_t block, const F& body) {
-  parallel((tokens + block - 1) / block, [&](int64_t task, int thread) {
-    const int64_t end = std::min(tokens, (task + 1) * block);
-    for (int64_t t = task * block; t < end; ++t) body(t, thread);
-  });
 }
 
 // The entries of the blocks that the new tokens complete, and the new rows into the rings.
@@ -53,7 +40,7 @@ void compress(const Compressor& c, const CompressorView& state, const float* val
     return p >= start ? gates + (p - start) * row
                       : reinterpret_cast<const float*>(state.gates.at(p));
   };
-  each_token(last - first, 2, [&](int64_t i, int) {
+  each(last - first, 2, [&](int64_t i, int) {
     const int64_t block = first + i;
     const float *v[256], *g[256], *a[256];
     int64_t rows = 0;
@@ -129,7 +116,7 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   // Norms and rotation; the new rows of the window as they are stored.
   float* turns = w.floats[1].get<float>(tokens * rotated);  // per token: cosines, sines
   uint8_t* rows = w.bytes[0].get<uint8_t>(tokens * kv_layout.stride());
-  each_token(tokens, 8, [&](int64_t t, int) {
+  each(tokens, 8, [&](int64_t t, int) {
     float* cos = turns + t * rotated;
     angles(omega, pairs, start + t, cos, cos + pairs);
     normed(latent + t * rank, rank, q_norm, eps, latent + t * rank);
@@ -163,7 +150,7 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   if (choose) products.push_back(product(ready, tokens, indexer.wq_b, index_q));
   multiply(w, products);
   const int64_t all_heads = heads + index_heads;
-  each_token(tokens * all_heads, 16, [&](int64_t i, int) {
+  each(tokens * all_heads, 16, [&](int64_t i, int) {
     const int64_t t = i / all_heads, h = i % all_heads;
     const float* cos = turns + t * rotated;
     if (h < heads) {
@@ -183,7 +170,7 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   if (choose) {
     chosen = w.numbers[0].get<int32_t>(tokens * indexer.topk);
     const int64_t scratch = k.select_scratch_bytes(key_layout, index_heads, indexer.topk);
-    each_token(tokens, 1, [&](int64_t t, int thread) {
+    each(tokens, 1, [&](int64_t t, int thread) {
       float* own = head_weights + t * index_heads;
       for (int64_t h = 0; h < index_heads; ++h) own[h] *= indexer.scale;
       k.select(index_rows + t * index_heads * key_layout.stride(), own, index_heads,
@@ -202,7 +189,7 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   const int64_t shares = (thread_count() + tokens - 1) / tokens;
   const int64_t per_task = std::clamp<int64_t>((heads + shares - 1) / shares, 1, kHeadsPerTask);
   const int64_t parts = (heads + per_task - 1) / per_task;
-  each_token(tokens * parts, 1, [&](int64_t i, int thread) {
+  each(tokens * parts, 1, [&](int64_t i, int thread) {
     const int64_t t = i / parts, head = i % parts * per_task, position = start + t;
     uint8_t* own = w.thread_bytes(thread, scratch);
     const uint8_t** list = reinterpret_cast<const uint8_t**>(own);
@@ -236,7 +223,7 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   float* u = w.floats[5].get<float>(tokens * wo_a.rows);
   const int64_t bytes = (k.prepared_bytes(tokens, columns) + 63) / 64 * 64;
   uint8_t* parts_of_o = w.prepared[2].get<uint8_t>(groups * bytes);
-  each_token(tokens * groups, 4, [&](int64_t i, int) {
+  each(tokens * groups, 4, [&](int64_t i, int) {
     const int64_t g = i / tokens, t = i % tokens;
     k.prepare(o + g * columns, head_row, columns, t, t + 1, parts_of_o + g * bytes);
   });

@@ -2,19 +2,16 @@
 
 #include <cmath>
 
+#include "operations/tokens.h"
 #include "operations/workspace.h"
 
 namespace dsv4 {
 namespace {
 
 constexpr int64_t kMostStreams = 16;
+constexpr int64_t kBlock = 8;  // tokens of one task
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
-void normed(const float* x, int64_t n, const float* weight, float eps, float* out) {
-  kernels().rms_norm(x, n, nullptr, eps, out);
-  for (int64_t c = 0; c < n; ++c) out[c] *= weight[c];
-}
 
 // Softmax over rows, then columns and rows are normalised in turn; ends with columns.
 void sinkhorn(float* m, int64_t n, int64_t iterations, float eps) {
@@ -40,16 +37,6 @@ void sinkhorn(float* m, int64_t n, int64_t iterations, float eps) {
   }
 }
 
-// Runs body(token) over all tokens, on the calling thread alone while there are few.
-template <class F>
-void each_token(int64_t tokens, const F& body) {
-  const int64_t block = 8;
-  parallel((tokens + block - 1) / block, [&](int64_t task, int) {
-    const int64_t end = tokens < (task + 1) * block ? tokens : (task + 1) * block;
-    for (int64_t t = task * block; t < end; ++t) body(t);
-  });
-}
-
 }  // namespace
 
 void Connection::enter(const float* x, int64_t tokens, float* input, float* post,
@@ -68,12 +55,12 @@ void Connection::enter(const float* x, int64_t tokens, float* input, float* post
         mu[t * logits + m] = k.dot(x + t * flat, fn + m * flat, flat);
     });
   } else {
-    each_token(tokens, [&](int64_t t) {
+    each(tokens, kBlock, [&](int64_t t, int) {
       for (int64_t m = 0; m < logits; ++m)
         mu[t * logits + m] = k.dot(x + t * flat, fn + m * flat, flat);
     });
   }
-  each_token(tokens, [&](int64_t t) {
+  each(tokens, kBlock, [&](int64_t t, int) {
     const float* row = x + t * flat;
     const float* m = mu + t * logits;
     const float r = 1.0f / std::sqrt(k.square_sum(row, flat) / static_cast<float>(flat) + eps);
@@ -97,7 +84,7 @@ void leave(const float* y, const float* x, const float* post, const float* comb,
   Session session;
   Clock clock;
   const Kernels& k = kernels();
-  each_token(tokens, [&](int64_t t) {
+  each(tokens, kBlock, [&](int64_t t, int) {
     const float* from = x + t * streams * width;
     const float* add = y + t * width;
     for (int64_t b = 0; b < streams; ++b) {
@@ -118,7 +105,7 @@ void Collapse::run(const float* x, int64_t tokens, float* out) const {
   Clock clock;
   const Kernels& k = kernels();
   const int64_t flat = streams * width;
-  each_token(tokens, [&](int64_t t) {
+  each(tokens, kBlock, [&](int64_t t, int) {
     const float* row = x + t * flat;
     const float r = 1.0f / std::sqrt(k.square_sum(row, flat) / static_cast<float>(flat) + eps);
     float pre[kMostStreams];

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "operations/product.h"
+#include "operations/tokens.h"
 #include "operations/workspace.h"
 
 namespace dsv4 {
@@ -15,37 +16,32 @@ void Mixture::route(const float* x, const int64_t* ids, int64_t tokens, float* s
   const int64_t E = gate.rows;
   const void* input = prepare(session.w.prepared[0], x, gate.cols, tokens, gate.cols);
   multiply(session.w, {product(input, tokens, gate, scores)});
-  const int64_t block = 8;
-  parallel((tokens + block - 1) / block, [&](int64_t task, int) {
-    for (int64_t t = task * block; t < std::min(tokens, (task + 1) * block); ++t) {
-      float* s = scores + t * E;
-      // softplus: log(1 + e^x), which is x itself above 20.
-      for (int64_t e = 0; e < E; ++e)
-        s[e] = std::sqrt(s[e] > 20.0f ? s[e] : std::log1p(std::exp(s[e])));
-      int64_t* p = picked + t * chosen;
-      if (table != nullptr) {
-        for (int64_t j = 0; j < chosen; ++j) p[j] = table[ids[t] * chosen + j];
-      } else {
-        int64_t held = 0;
-        float best[256];
-        for (int64_t e = 0; e < E; ++e) {
-          const float value = s[e] + bias[e];
-          if (held == chosen && !(value > best[chosen - 1])) continue;
-          int64_t at = held < chosen ? held++ : chosen - 1;
-          for (; at > 0 && best[at - 1] < value; --at) {
-            best[at] = best[at - 1];
-            p[at] = p[at - 1];
-          }
-          best[at] = value;
-          p[at] = e;
+  each(tokens, 8, [&](int64_t t, int) {
+    float* s = scores + t * E;
+    // softplus: log(1 + e^x), which is x itself above 20.
+    for (int64_t e = 0; e < E; ++e)
+      s[e] = std::sqrt(s[e] > 20.0f ? s[e] : std::log1p(std::exp(s[e])));
+    int64_t* p = picked + t * chosen;
+    if (table != nullptr) {
+      for (int64_t j = 0; j < chosen; ++j) p[j] = table[ids[t] * chosen + j];
+    } else {
+      int64_t held = 0;
+      float best[256];
+      for (int64_t e = 0; e < E; ++e) {
+        const float value = s[e] + bias[e];
+        if (held == chosen && !(value > best[chosen - 1])) continue;
+        int64_t at = held < chosen ? held++ : chosen - 1;
+        for (; at > 0 && best[at - 1] < value; --at) {
+          best[at] = best[at - 1];
+          p[at] = p[at - 1];
         }
-        // A NaN never enters; what cannot be ranked still has to name some expert.
-        for (; held < chosen; ++held) p[held] = held;
+        best[at] = value;
+        p[at] = e;
       }
-      float total = 1e-20f;
-      for (int64_t j = 0; j < chosen; ++j) total += s[p[j]];
-      for (int64_t j = 0; j < chosen; ++j) weights[t * chosen + j] = s[p[j]] / total * scale;
     }
+    float total = 1e-20f;
+    for (int64_t j = 0; j < chosen; ++j) total += s[p[j]];
+    for (int64_t j = 0; j < chosen; ++j) weights[t * chosen + j] = s[p[j]] / total * scale;
   });
   clock.mark(kRoute);
 }
@@ -112,15 +108,11 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   std::vector<int64_t> live;
   for (const Segment& s : segments)
     for (int64_t i = s.begin; i < s.end; ++i) live.push_back(i);
-  const int64_t block = 4;
-  parallel((static_cast<int64_t>(live.size()) + block - 1) / block, [&](int64_t task, int) {
-    const auto stop = std::min<int64_t>(live.size(), (task + 1) * block);
-    for (int64_t j = task * block; j < stop; ++j) {
-      const int64_t i = live[static_cast<size_t>(j)];
-      float* row = gates + i * inner;
-      k.swiglu(row, ups + i * inner, inner, limit, weight_of[i], row);
-      k.prepare(gates, inner, inner, i, i + 1, ready);
-    }
+  each(static_cast<int64_t>(live.size()), 4, [&](int64_t j, int) {
+    const int64_t i = live[static_cast<size_t>(j)];
+    float* row = gates + i * inner;
+    k.swiglu(row, ups + i * inner, inner, limit, weight_of[i], row);
+    k.prepare(gates, inner, inner, i, i + 1, ready);
   });
   clock.mark(kGateUp);
 
@@ -136,18 +128,16 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   }
   multiply(w, products);
   if (last)
-    parallel((tokens + block - 1) / block, [&](int64_t task, int) {
-      for (int64_t t = task * block; t < std::min(tokens, (task + 1) * block); ++t) {
-        float* out = y + t * hidden;
-        const float* extra = shared_out + t * hidden;
-        const float* own = parts + place[t * chosen] * hidden;
-        for (int64_t c = 0; c < hidden; ++c) out[c] = own[c];
-        for (int64_t j = 1; j < chosen; ++j) {
-          own = parts + place[t * chosen + j] * hidden;
-          for (int64_t c = 0; c < hidden; ++c) out[c] += own[c];
-        }
-        for (int64_t c = 0; c < hidden; ++c) out[c] += extra[c];
+    each(tokens, 4, [&](int64_t t, int) {
+      float* out = y + t * hidden;
+      const float* extra = shared_out + t * hidden;
+      const float* own = parts + place[t * chosen] * hidden;
+      for (int64_t c = 0; c < hidden; ++c) out[c] = own[c];
+      for (int64_t j = 1; j < chosen; ++j) {
+        own = parts + place[t * chosen + j] * hidden;
+        for (int64_t c = 0; c < hidden; ++c) out[c] += own[c];
       }
+      for (int64_t c = 0; c < hidden; ++c) out[c] += extra[c];
     });
   clock.mark(kDown);
 }

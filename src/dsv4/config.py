@@ -212,6 +212,7 @@ def _fail(key: str, value: object, allowed: str, hint: str | None = None) -> Con
     shown = repr(value)
     if len(shown) > 80:
         shown = f"{shown[:77]}..."
+    key = key if key.isprintable() else ascii(key)
     return ConfigError(f"config: {key} = {shown} is not valid; allowed: {allowed}", hint)
 
 

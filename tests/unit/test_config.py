@@ -198,6 +198,7 @@ def test_nested_rope_settings_are_read() -> None:
         (changed(compress_rope_theta=1.0), ["compress_rope_theta", "above 1"]),
         (changed(hc_sinkhorn_iters=2**31 - 1), ["hc_sinkhorn_iters", "1000"]),
         (changed(n_routed_experts=2**31 - 1), ["n_routed_experts", "65536"]),
+        (changed(rope_scaling={"\n": None}), ["rope_scaling", "allowed"]),
     ],
 )
 def test_contradictions_and_impossible_values(values: dict[str, Any], words: list[str]) -> None:

@@ -168,7 +168,6 @@ def probe(model: Transformer, state: State, ids: Tensor, needle: int) -> dict[st
             layer.compressor.entries.rows[:, first:last] = 0
             layer.indexer.entries.rows[:, first:last] = 0
     erased = model(step, state).logits_BTV
-    distance = lambda a, b: float((a - b).norm() / b.norm())  # noqa: E731
     return {
         "tokens": length + 1,
         "needle_at": needle,
@@ -178,6 +177,11 @@ def probe(model: Transformer, state: State, ids: Tensor, needle: int) -> dict[st
         "same_argmax": bool((fast.argmax() == plain.argmax()).all()),
         "logit_change_when_needle_is_erased": distance(erased, fast),
     }
+
+
+def distance(found: Tensor, want: Tensor) -> float:
+    """Relative L2."""
+    return float((found - want).norm() / want.norm())
 
 
 def plot(log: Path, out: Path, model: Transformer) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -132,12 +134,12 @@ def compare(args: argparse.Namespace) -> bool:
     """Whether a run with and one without a limit give the same bits."""
     found = []
     for limit in (args.limit, "0"):
-        out = Path(f"/tmp/dsv4-streaming-{limit}.pt")
+        out = Path(tempfile.mkdtemp()) / "logits.pt"
         command = [sys.executable, __file__, str(args.folder), "--limit", limit]
         command += ["--logits", str(out), "--warm", "4", "--tokens", "8"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found.append(torch.load(out, weights_only=True))
-        out.unlink()
+        shutil.rmtree(out.parent)
     return torch.equal(*found)
 
 

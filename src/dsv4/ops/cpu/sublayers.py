@@ -260,23 +260,25 @@ class StreamedMixture(Mixture):
         parts = torch.empty(experts_NK.numel(), x_BTD.shape[-1])
         for i, group in enumerate(groups):
             matrices = source.acquire(layer, group)
-            if i + 1 < len(groups):
-                source.prefetch(layer, groups[i + 1])
-            for expert, weights in zip(group, matrices, strict=True):
-                self._native.set_expert(
-                    expert, native.Expert(*[stored_matrix(weight) for weight in weights])
+            try:
+                if i + 1 < len(groups):
+                    source.prefetch(layer, groups[i + 1])
+                for expert, weights in zip(group, matrices, strict=True):
+                    self._native.set_expert(
+                        expert, native.Expert(*[stored_matrix(weight) for weight in weights])
+                    )
+                self._native.run(
+                    x_BTD.data_ptr(),
+                    experts_NK.shape[0],
+                    experts_NK.data_ptr(),
+                    weights_NK.data_ptr(),
+                    sorted(group),
+                    i + 1 == len(groups),
+                    parts.data_ptr(),
+                    y_BTD.data_ptr(),
                 )
-            self._native.run(
-                x_BTD.data_ptr(),
-                experts_NK.shape[0],
-                experts_NK.data_ptr(),
-                weights_NK.data_ptr(),
-                sorted(group),
-                i + 1 == len(groups),
-                parts.data_ptr(),
-                y_BTD.data_ptr(),
-            )
-            source.release(layer, group)
+            finally:
+                source.release(layer, group)
         return y_BTD
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,15 @@ def _store(plan: Plan, memory_limit: int) -> ExpertStore:
         raise UsageError(
             f"{memory_limit / 2**30:.2f} GiB are too little: {taken / 2**30:.2f} GiB go to the "
             f"program, intermediate results and the weights that every token needs; {error}",
-            error.hint,
+            f"give {math.ceil((taken + _least(plan)) / 2**20)}M or more",
         ) from error
+
+
+def _least(plan: Plan) -> int:
+    """About the bytes of the experts that must be in memory at once."""
+    sizes = [source.nbytes for source in plan.sources if source.parameter.expert]
+    # Three matrices, a token's experts and as many read ahead, and slack for whole pages.
+    return 2 * plan.config.num_experts_per_tok * (3 * max(sizes, default=0) + (64 << 10))
 
 
 def resident() -> int:

@@ -30,7 +30,7 @@ NB_MODULE(_native, m) {
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", [](int threads) {
     // Operations size their memory by the number of threads: none may be under way.
-    std::lock_guard<std::mutex> idle(workspace().busy);
+    std::lock_guard<std::recursive_mutex> idle(workspace().busy);
     set_thread_count(threads);
   });
   bind_kernels(m);

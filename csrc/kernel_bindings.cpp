@@ -23,8 +23,8 @@ void matmul(Address x, int64_t tokens, Address data, Address scale, int format, 
   const Kernels& k = kernels();
   Scratch prepared, scratch;
   void* ready = prepared.get<uint8_t>(k.prepared_bytes(tokens, cols));
-  k.prepare(at<float>(x), cols, cols, 0, tokens, ready);
   const Matrix w{at<uint8_t>(data), at<uint8_t>(scale), rows, cols, static_cast<Format>(format)};
+  k.prepare(at<float>(x), cols, cols, 0, tokens, w.format == Format::kFP4, ready);
   k.matmul(ready, at<int32_t>(chosen), count, w, begin, end, at<float>(y), end - begin,
            scratch.get<uint8_t>(k.matmul_scratch_bytes(cols)));
 }

@@ -4,8 +4,9 @@
 // Rules for all of them:
 // - A token's result is the same to the bit whatever other tokens are computed with it, however
 //   the work is split, and whether one token or many are computed: prefill == decode.
-// - Inputs of matrix products are rounded to bfloat16 (round to nearest even) first; weights are
-//   used exactly as stored; sums are float32.
+// - Inputs of products with a matrix are rounded first: to bfloat16 (nearest even), or to int8 with a
+//   float scale per 32 where the matrix is kFP4; weights are used exactly as stored; sums are float32
+//   (those of a block of int8 exact).
 #pragma once
 
 #include <cstddef>
@@ -19,13 +20,13 @@ struct Kernels {
   const char* name;  // "generic", "avx2", "avx512", "avx512bf16", "neon"
 
   // --- matmul.h -------------------------------------------------------------------------------
-  // Products read their input in a prepared form (bfloat16 values in the order that the kernels
-  // read them), so that it is made once for all matrices and threads.
+  // Products read their input in a prepared form (rounded values in the order that the kernels read
+  // them), so that it is made once for all matrices and threads.
 
   // Bytes of the prepared form of `tokens` rows of `cols` values; 64-byte alignment is expected.
   int64_t (*prepared_bytes)(int64_t tokens, int64_t cols);
-  // Prepares rows [begin, end) of x [tokens, cols] (row stride ldx floats).
-  void (*prepare)(const float* x, int64_t ldx, int64_t cols, int64_t begin, int64_t end,
+  // Prepares rows [begin, end) of x [tokens, cols] (row stride ldx floats); `whole`: for kFP4 too.
+  void (*prepare)(const float* x, int64_t ldx, int64_t cols, int64_t begin, int64_t end, bool whole,
                   void* prepared);
   // Bytes of scratch (64-byte aligned, one per thread) that `matmul` needs for `cols` inputs.
   int64_t (*matmul_scratch_bytes)(int64_t cols);

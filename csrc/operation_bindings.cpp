@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "operations/attention.h"
+#include "operations/block.h"
 #include "operations/ceiling.h"
 #include "operations/connection.h"
 #include "operations/experts.h"
@@ -38,9 +39,16 @@ RingView ring(const std::tuple<Address, int64_t, int64_t>& view) {
 using Ring = std::tuple<Address, int64_t, int64_t>;         // address, capacity, stride in bytes
 using Rows = std::tuple<Ring, Ring, Address>;               // values, gates, entries
 
+// The window, and the rows of the compressor and of the indexer, where there are any.
+using State = std::tuple<Ring, std::optional<Rows>, std::optional<Rows>>;
+
 CompressorView rows(const std::optional<Rows>& view) {
   if (!view) return {};
   return {ring(std::get<0>(*view)), ring(std::get<1>(*view)), at<uint8_t>(std::get<2>(*view))};
+}
+
+LayerView layer(const State& state) {
+  return {ring(std::get<0>(state)), rows(std::get<1>(state)), rows(std::get<2>(state))};
 }
 
 void bind_connection(nb::module_& m) {
@@ -139,14 +147,12 @@ void bind_attention(nb::module_& m) {
           "ratio"_a, "eps"_a, "compressor"_a.none(), "indexer"_a.none())
       .def(
           "run",
-          [](const Attention& self, Address x, int64_t tokens, int64_t start, const Ring& window,
-             const std::optional<Rows>& compressor, const std::optional<Rows>& indexer, Address y) {
-            const LayerView view{ring(window), rows(compressor), rows(indexer)};
+          [](const Attention& self, Address x, int64_t tokens, int64_t start, const State& state,
+             Address y) {
+            const LayerView view = layer(state);
             nb::gil_scoped_release release;
             self.run(at<float>(x), tokens, start, view, at<float>(y));
-          },
-          "x"_a, "tokens"_a, "start"_a, "window"_a, "compressor"_a.none(), "indexer"_a.none(),
-          "y"_a);
+          });
 }
 
 void bind_mixture(nb::module_& m) {
@@ -189,11 +195,32 @@ void bind_mixture(nb::module_& m) {
           "y"_a);
 }
 
+void bind_block(nb::module_& m) {
+  nb::class_<Block>(m, "Block")
+      .def(
+          "__init__",
+          [](Block* self, const Connection* attention_connection, const Attention* attention,
+             const Connection* experts_connection, const Mixture* experts) {
+            new (self) Block{attention_connection, attention, experts_connection, experts};
+          },
+          nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
+          nb::keep_alive<1, 5>())
+      .def("run", [](const Block& self, Address x, Address ids, int64_t tokens, int64_t start,
+                     const std::vector<State>& states, Address scores, Address picked,
+                     Address weights, Address out) {
+        std::vector<LayerView> views;
+        for (const State& state : states) views.push_back(layer(state));
+        nb::gil_scoped_release release;
+        self.run(at<float>(x), at<int64_t>(ids), tokens, start, views, at<float>(scores),
+                 at<int64_t>(picked), at<float>(weights), at<float>(out));
+      });
+}
+
 // y [tokens, rows] = x [tokens, cols] times a weight.
 void multiply_matrix(Address x, int64_t tokens, const Matrix& w, Address y) {
   Session session;
   Clock clock;
-  const void* input = prepare(session.w.prepared[0], at<float>(x), w.cols, tokens, w.cols);
+  const void* input = prepare(session.w.prepared[0], at<float>(x), tokens, w);
   multiply(session.w, {product(input, tokens, w, at<float>(y))});
   clock.mark(kHead);
 }
@@ -210,6 +237,7 @@ void bind_operations(nb::module_& m) {
   bind_connection(m);
   bind_attention(m);
   bind_mixture(m);
+  bind_block(m);
   m.def("multiply", &multiply_matrix, NoGil());
   m.def(
       "read_pass",

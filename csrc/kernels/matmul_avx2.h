@@ -16,7 +16,8 @@ inline Operand load_operand(const Value* p) { return _mm256_loadu_ps(p); }
 inline void store_operand(Value* p, Operand x) { _mm256_storeu_ps(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return _mm256_fmadd_ps(a, b, sum); }
 
-constexpr int64_t kFewBytes = 4, kFewOthers = 16;  // see few_limit
+// Up to how many tokens it costs less to decode weights again than to decode them to memory.
+constexpr int64_t kFewE4m3 = 4, kFewE2m1 = 16, kFewBf16 = 16;
 
 // Words 2i are the low halves of 32 bits, words 2i + 1 the high halves.
 template <class Use>
@@ -27,13 +28,8 @@ inline void give(int v, __m256i words, Use& use) {
 }
 
 // Which element of the group is word `w` of vector `v`: where bytes land when they are unpacked
-// to words within 128 bits. For e2m1, the two halves of the 64 bytes are interleaved first (by 4
-// bytes), so that each pair of float lanes holds elements of one block of 32 only.
+// to words within 128 bits.
 constexpr int byte_order(int v, int w) { return 32 * (v / 2) + 16 * (w / 8) + 8 * (v % 2) + w % 8; }
-constexpr int nibble_order(int v, int w) {
-  const int byte = 32 * (w % 8 / 4) + 16 * (w / 8) + 8 * (v / 4) + 4 * (v % 2) + w % 4;
-  return 2 * byte + v / 2 % 2;
-}
 
 template <class Use>
 inline void bf16_group(const uint8_t* p, Use use) {
@@ -71,30 +67,46 @@ inline void fp8_group(const uint8_t* p, Use use) {
   }
 }
 
-template <class Use>
-inline void fp4_group(const uint8_t* p, Use use) {
-  const __m256i low_bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-      0, 0, -128, -64, 0, 64, -128, -64, 0, 0, -128, -64, 0, 64, -128, -64));
-  const __m256i high_bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-      0, 63, 63, 63, 64, 64, 64, 64, -128, -65, -65, -65, -64, -64, -64, -64));
-  const __m256i a = _mm256_loadu_si256((const __m256i*)p);
-  const __m256i b = _mm256_loadu_si256((const __m256i*)(p + 32));
-  const __m256i mixed[2] = {_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)};
-  for (int u = 0; u < 2; ++u)
-    for (int half = 0; half < 2; ++half) {
-      const __m256i codes =
-          _mm256_and_si256(half ? _mm256_srli_epi16(mixed[u], 4) : mixed[u], _mm256_set1_epi8(15));
-      const __m256i low = _mm256_shuffle_epi8(low_bytes, codes);
-      const __m256i high = _mm256_shuffle_epi8(high_bytes, codes);
-      give(4 * u + 2 * half, _mm256_unpacklo_epi8(low, high), use);
-      give(4 * u + 2 * half + 1, _mm256_unpackhi_epi8(low, high), use);
-    }
+// --- e2m1, as whole numbers ---
+
+using Whole = __m256i;    // int32
+using Numbers = __m256i;  // int8: four for every lane of a Whole
+constexpr int kOffset = 12;  // weights are stored with it, since one side of the product is unsigned
+inline Whole load_whole(const int32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+inline Numbers load_numbers(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+inline void store_numbers(uint8_t* p, Numbers x) { _mm256_storeu_si256((__m256i*)p, x); }
+inline F to_float(Whole x) { return _mm256_cvtepi32_ps(x); }
+inline Whole multiply_numbers(Whole sum, Numbers w, Numbers x) {
+  const __m256i pairs = _mm256_maddubs_epi16(w, x);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// The four scales of a group, each to the lanes that hold its 32 elements.
-inline F spread(const float* four) {
-  const __m256i lanes = _mm256_setr_epi32(0, 0, 2, 2, 1, 1, 3, 3);
-  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(four)), lanes);
+template <class Use>
+inline void fp4_group(const uint8_t* p, Use use) {
+  const __m256i values = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i a = load_numbers(p), b = load_numbers(p + 32);
+  const __m256i c = load_numbers(p + 64), d = load_numbers(p + 96);
+  const __m256i ab0 = _mm256_unpacklo_epi32(a, b), ab2 = _mm256_unpackhi_epi32(a, b);
+  const __m256i cd0 = _mm256_unpacklo_epi32(c, d), cd2 = _mm256_unpackhi_epi32(c, d);
+  const __m256i turned[4] = {_mm256_unpacklo_epi64(ab0, cd0), _mm256_unpackhi_epi64(ab0, cd0),
+                             _mm256_unpacklo_epi64(ab2, cd2), _mm256_unpackhi_epi64(ab2, cd2)};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i low = _mm256_and_si256(turned[i], nibble);
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(turned[i], 4), nibble);
+    use(2 * i, _mm256_shuffle_epi8(values, low));
+    use(2 * i + 1, _mm256_shuffle_epi8(values, high));
+  }
+}
+
+// e8m0 codes of the group's blocks as floats, each in its block's lane; 255 gives infinity.
+inline F lane_scales(const uint8_t* codes) {
+  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m128i own = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i*)codes), order);
+  const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(own), 23);
+  return _mm256_castsi256_ps(_mm256_max_epu32(bits, _mm256_set1_epi32(1 << 22)));
 }
 
 inline __m128 half_sum(F x) {

@@ -43,12 +43,12 @@ inline void give(int v, __m512i words, Use& use) {
 }
 #endif
 
-constexpr int64_t kFewBytes = 16, kFewOthers = 32;  // see few_limit
+// Up to how many tokens it costs less to decode weights again than to decode them to memory.
+constexpr int64_t kFewE4m3 = 16, kFewE2m1 = 16, kFewBf16 = 32;
 
 // Which element of the group is word `w` of vector `v`: where e4m3 bytes land when they are
-// unpacked to words within 128 bits, and where e2m1 codes land when words are shifted.
+// unpacked to words within 128 bits.
 constexpr int byte_order(int v, int w) { return 64 * (v / 2) + 16 * (w / 8) + 8 * (v % 2) + w % 8; }
-constexpr int nibble_order(int v, int w) { return 4 * w + v; }
 
 template <class Use>
 inline void bf16_group(const uint8_t* p, Use use) {
@@ -106,21 +106,55 @@ inline void fp8_group(const uint8_t* p, Use use) {
   }
 }
 
-template <class Use>
-inline void fp4_group(const uint8_t* p, Use use) {
-  // A look-up of words takes five bits of its index: the 16 values twice make the fifth harmless.
-  const __m512i values = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)kE2m1Bits));
-  const __m512i codes = _mm512_loadu_si512(p);
-  give(0, _mm512_permutexvar_epi16(codes, values), use);
-  give(1, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), values), use);
-  give(2, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 8), values), use);
-  give(3, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 12), values), use);
+// --- e2m1, as whole numbers ---
+
+using Whole = __m512i;    // int32
+using Numbers = __m512i;  // int8: four for every lane of a Whole
+constexpr int kOffset = 12;  // weights are stored with it, since one side of the product is unsigned
+inline Whole load_whole(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline Numbers load_numbers(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_numbers(uint8_t* p, Numbers x) { _mm512_storeu_si512(p, x); }
+inline F to_float(Whole x) { return _mm512_cvtepi32_ps(x); }
+inline Whole multiply_numbers(Whole sum, Numbers w, Numbers x) {
+#if defined(__AVX512VNNI__)
+  return _mm512_dpbusd_epi32(sum, w, x);
+#else
+  const __m512i pairs = _mm512_maddubs_epi16(w, x);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
 }
 
-// The four scales of a group, each to the lanes that hold its 32 elements.
-inline F spread(const float* four) {
-  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_loadu_ps(four)));
+template <class Use>
+inline void fp4_group(const uint8_t* p, Use use) {
+  const __m512i values = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m512i a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 64);
+  const __m512i c = _mm512_loadu_si512(p + 128), d = _mm512_loadu_si512(p + 192);
+  const __m512i ab0 = _mm512_unpacklo_epi32(a, b), ab2 = _mm512_unpackhi_epi32(a, b);
+  const __m512i cd0 = _mm512_unpacklo_epi32(c, d), cd2 = _mm512_unpackhi_epi32(c, d);
+  const __m512i turned[4] = {_mm512_unpacklo_epi64(ab0, cd0), _mm512_unpackhi_epi64(ab0, cd0),
+                             _mm512_unpacklo_epi64(ab2, cd2), _mm512_unpackhi_epi64(ab2, cd2)};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i low = turned[i], high = _mm512_srli_epi16(turned[i], 4);
+#if defined(__AVX512VBMI__)
+    // Looks at six bits of an index; the table repeats, so that the upper two do not matter.
+    use(2 * i, _mm512_permutexvar_epi8(low, values));
+    use(2 * i + 1, _mm512_permutexvar_epi8(high, values));
+#else
+    const __m512i nibble = _mm512_set1_epi8(15);
+    use(2 * i, _mm512_shuffle_epi8(values, _mm512_and_si512(low, nibble)));
+    use(2 * i + 1, _mm512_shuffle_epi8(values, _mm512_and_si512(high, nibble)));
+#endif
+  }
+}
+
+// e8m0 codes of the group's blocks as floats, each in its block's lane; 255 gives infinity.
+inline F lane_scales(const uint8_t* codes) {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m128i own = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)codes), order);
+  const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu8_epi32(own), 23);
+  return _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(1 << 22)));
 }
 
 inline __m128 quarter_sum(F x) {

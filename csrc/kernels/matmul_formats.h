@@ -33,11 +33,11 @@ constexpr uint16_t kE2m1Bits[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x40
 
 namespace product {
 
-// Products are taken in groups of 128 inputs: one scale of e4m3, four of e2m1.
-constexpr int64_t kGroup = 128;
-constexpr int64_t kGroupScales = 4;
+// Inputs that share a scale.
+constexpr int64_t kFloatGroup = 128;  // of e4m3
+constexpr int64_t kBlock = 32;        // of e2m1
 
-inline int64_t groups_of(int64_t cols) { return (cols + kGroup - 1) / kGroup; }
+inline int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 // Bytes that `count` elements of a row take.
 template <Format kFormat>
@@ -49,44 +49,21 @@ constexpr int64_t bytes_of(int64_t count) {
 template <Format kFormat>
 inline float scale_at(const Matrix& w, int64_t n, int64_t i) {
   if (kFormat == Format::kBF16) return 1.0f;
-  if (kFormat == Format::kFP4) return from_e8m0(w.scale[n * ((w.cols + 31) / 32) + i]);
-  const int64_t at = n / 128 * groups_of(w.cols) + i;
+  if (kFormat == Format::kFP4) return from_e8m0(w.scale[n * pieces(w.cols, kBlock) + i]);
+  const int64_t at = n / 128 * pieces(w.cols, kFloatGroup) + i;
   if (kFormat == Format::kFP8) return from_e8m0(w.scale[at]);
   float scale;
   std::memcpy(&scale, w.scale + 4 * at, 4);
   return scale;
 }
 
-// The scales of row n, four for every group; those past the last column are 0.
-template <Format kFormat>
-inline void row_scales(const Matrix& w, int64_t n, float* out) {
-  const int64_t groups = groups_of(w.cols);
-  if (kFormat == Format::kFP4) {
-    const int64_t count = (w.cols + 31) / 32;
-    const uint8_t* code = w.scale + n * count;
-    // As from_e8m0, in a form that compilers turn into vector code.
-    for (int64_t i = 0; i < count; ++i) {
-      uint32_t bits = uint32_t{code[i]} << 23;
-      bits = bits == 0 ? 1u << 22 : bits;
-      bits = bits == 0x7f800000u ? 0x7fc00000u : bits;
-      std::memcpy(out + i, &bits, 4);
-    }
-    for (int64_t i = count; i < groups * kGroupScales; ++i) out[i] = 0;
-  } else {
-    for (int64_t g = 0; g < groups; ++g) {
-      const float scale = scale_at<kFormat>(w, n, g);
-      for (int64_t i = 0; i < kGroupScales; ++i) out[g * kGroupScales + i] = scale;
-    }
-  }
-}
-
 template <Format kFormat>
 void decode(const Matrix& w, int64_t n, float* out) {
   const uint8_t* row = w.data + n * bytes_of<kFormat>(w.cols);
-  constexpr int64_t kBlock = kFormat == Format::kFP4 ? 32 : kGroup;
-  for (int64_t begin = 0; begin < w.cols; begin += kBlock) {
-    const int64_t end = begin + kBlock < w.cols ? begin + kBlock : w.cols;
-    const float scale = scale_at<kFormat>(w, n, begin / kBlock);
+  constexpr int64_t kShared = kFormat == Format::kFP4 ? kBlock : kFloatGroup;
+  for (int64_t begin = 0; begin < w.cols; begin += kShared) {
+    const int64_t end = begin + kShared < w.cols ? begin + kShared : w.cols;
+    const float scale = scale_at<kFormat>(w, n, begin / kShared);
     for (int64_t k = begin; k < end; ++k) {
       if (kFormat == Format::kFP4) {
         out[k] = kE2m1[(row[k / 2] >> (k % 2 * 4)) & 15] * scale;

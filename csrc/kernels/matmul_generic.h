@@ -15,12 +15,12 @@ inline Operand load_operand(const Value* p) { return load(p); }
 inline void store_operand(Value* p, Operand x) { store(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return fma(a, b, sum); }
 
-constexpr int64_t kFewBytes = 4, kFewOthers = 4;  // see few_limit
+// Up to how many tokens it costs less to decode weights again than to decode them to memory.
+constexpr int64_t kFewE4m3 = 4, kFewE2m1 = 4, kFewBf16 = 4;
 
 // Which element of the group is word `w` of vector `v` (words 2i and 2i + 1 are lane i of the two
-// operands made of a vector). For e2m1 each lane holds one block of 32.
+// operands made of a vector).
 constexpr int byte_order(int v, int w) { return 8 * v + 4 * (w % 2) + w / 2; }
-constexpr int nibble_order(int v, int w) { return 32 * (w / 2) + 2 * v + w % 2; }
 
 template <class Use>
 inline void bf16_group(const uint8_t* p, Use use) {
@@ -40,20 +40,51 @@ inline void fp8_group(const uint8_t* p, Use use) {
   }
 }
 
+// --- e2m1, as whole numbers ---
+
+using Whole = I;
+struct Numbers {  // four for every lane of a Whole
+  int8_t at[16];
+};
+constexpr int kOffset = 0;
+inline Whole load_whole(const int32_t* p) {
+  Whole x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+inline Numbers load_numbers(const uint8_t* p) {
+  Numbers x;
+  std::memcpy(x.at, p, sizeof x.at);
+  return x;
+}
+inline void store_numbers(uint8_t* p, Numbers x) { std::memcpy(p, x.at, sizeof x.at); }
+inline F to_float(Whole x) { return __builtin_convertvector(x, F); }
+inline Whole multiply_numbers(Whole sum, Numbers w, Numbers x) {
+  for (int lane = 0; lane < 4; ++lane)
+    for (int i = 4 * lane; i < 4 * lane + 4; ++i) sum[lane] += w.at[i] * x.at[i];
+  return sum;
+}
+
 template <class Use>
 inline void fp4_group(const uint8_t* p, Use use) {
-  for (int byte = 0; byte < 16; ++byte) {
-    const uint8_t codes[4] = {p[byte], p[byte + 16], p[byte + 32], p[byte + 48]};
-    const float low[4] = {kE2m1[codes[0] & 15], kE2m1[codes[1] & 15], kE2m1[codes[2] & 15],
-                          kE2m1[codes[3] & 15]};
-    use(2 * byte, load(low));
-    const float high[4] = {kE2m1[codes[0] >> 4], kE2m1[codes[1] >> 4], kE2m1[codes[2] >> 4],
-                           kE2m1[codes[3] >> 4]};
-    use(2 * byte + 1, load(high));
+  constexpr int8_t kValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  for (int i = 0; i < 4; ++i) {
+    Numbers low, high;
+    for (int block = 0; block < 4; ++block)
+      for (int j = 0; j < 4; ++j) {
+        const uint8_t code = p[16 * block + 4 * i + j];
+        low.at[4 * block + j] = kValues[code & 15];
+        high.at[4 * block + j] = kValues[code >> 4];
+      }
+    use(2 * i, low);
+    use(2 * i + 1, high);
   }
 }
 
-inline F spread(const float* four) { return load(four); }
+// e8m0 codes of the group's blocks as floats, each in its block's lane.
+inline F lane_scales(const uint8_t* codes) {
+  return F{from_e8m0(codes[0]), from_e8m0(codes[1]), from_e8m0(codes[2]), from_e8m0(codes[3])};
+}
 
 inline void sum_four(const F* x, float* out) {
   for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);

@@ -1,5 +1,5 @@
 // The loops of products, for few and for many tokens. Both take the same sums in the same order:
-// per token and row, lanes run along the inputs; each group of 128 is summed from zero, then
+// per token and row, lanes run along the inputs; each group of inputs is summed by itself, then
 // scaled into the lanes' totals; at the end the lanes are added up.
 #pragma once
 
@@ -8,90 +8,52 @@ namespace DSV4_ISA {
 namespace {
 namespace product {
 
-constexpr int kLanes = kGroup / kSteps;  // values per operand
 constexpr int kRows = 4;                 // rows taken together
 constexpr int kTile = 3;                 // tokens of one tile, when there are many
-constexpr int kBlock = 4 * kTile;        // tokens whose inputs are to stay in the first cache
-constexpr int64_t kChunk = sizeof(Value) == 2 ? 32 : 8;  // groups of them taken together
+constexpr int kTokens = 4 * kTile;       // tokens whose inputs are to stay in the first cache
+constexpr int64_t kChunkBytes = 8192;    // of a token's prepared inputs taken together
 constexpr int64_t kPanelBytes = 256 * 1024;  // decoded rows that are to stay in the second cache
-// How far ahead weights are asked for, into the second cache: about what memory delivers in its
-// own latency. Processors stop looking ahead at the end of a page, and rows are often shorter.
-constexpr int64_t kAhead = 8192;
 constexpr int kMaxTiles = 16;                // times kRows: rows of a panel
 
-// The parts of a thread's scratch memory, for `groups` groups of inputs.
+// The parts of a thread's scratch memory for products with many tokens.
+template <class Kind>
 struct Plan {
   int64_t groups;
   int tiles;  // of kRows rows, in a panel
 
-  explicit Plan(int64_t cols) : groups(groups_of(cols)) {
-    const int64_t fit = kPanelBytes / (tile_values() * static_cast<int64_t>(sizeof(Value)));
+  explicit Plan(int64_t cols) : groups(pieces(cols, Kind::kInputs)) {
+    const int64_t fit = kPanelBytes / tile_bytes();
     tiles = static_cast<int>(fit < 1 ? 1 : fit > kMaxTiles ? kMaxTiles : fit);
   }
-  int64_t tile_values() const { return groups * kGroup * kRows; }
-  int64_t tile_scales() const { return groups * kGroupScales * kRows; }
-  int64_t panel_bytes() const { return tiles * tile_values() * sizeof(Value); }
-  int64_t scale_bytes() const { return (tiles * tile_scales() * 4 + 63) / 64 * 64; }
-  int64_t total_bytes() const { return tiles * kBlock * kRows * static_cast<int64_t>(sizeof(F)); }
+  int64_t group_bytes() const { return Kind::kSteps * kRows * Kind::kOperand; }
+  int64_t tile_bytes() const { return groups * group_bytes(); }
+  int64_t row_scales() const { return (groups * Kind::kScales + 15) / 16 * 16; }
+  int64_t panel_bytes() const { return tiles * tile_bytes(); }
+  int64_t scale_bytes() const { return tiles * kRows * row_scales() * 4; }
+  int64_t total_bytes() const { return tiles * kTokens * kRows * static_cast<int64_t>(sizeof(F)); }
   int64_t bytes() const { return panel_bytes() + scale_bytes() + total_bytes(); }
 };
 
-// kRows rows of a matrix: where their whole groups lie, the rest padded with zeros, their scales.
-// Past the last row the first one is taken again.
+// kRows rows of a matrix: where their whole groups lie, the rest padded with zeros. Past the last row
+// the first one is taken again.
+template <Format kFormat>
 struct Tile {
+  static constexpr int64_t kStored = Kind<kFormat>::kStored;
+  int64_t row[kRows];
   const uint8_t* data[kRows];
-  const float* scale[kRows];
-  alignas(64) uint8_t rest[kRows][2 * kGroup];
+  alignas(64) uint8_t rest[kRows][kStored];
 
-  template <Format kFormat>
-  void open(const Matrix& w, int64_t begin, int64_t end, float* scales) {
-    const int64_t groups = groups_of(w.cols), whole = w.cols / kGroup;
+  Tile(const Matrix& w, int64_t begin, int64_t end) {
+    const int64_t stored = bytes_of<kFormat>(w.cols), left = stored % kStored;
     for (int r = 0; r < kRows; ++r) {
-      const int64_t n = begin + r < end ? begin + r : begin;
-      data[r] = w.data + n * bytes_of<kFormat>(w.cols);
-      const bool shared = kFormat != Format::kFP4 && r > 0 && n / 128 == begin / 128;
-      scale[r] = shared ? scale[0] : scales + r * groups * kGroupScales;
-      if (!shared) row_scales<kFormat>(w, n, scales + r * groups * kGroupScales);
-      if (whole == groups) continue;
-      const int64_t bytes = bytes_of<kFormat>(w.cols - whole * kGroup);
-      std::memcpy(rest[r], data[r] + bytes_of<kFormat>(whole * kGroup), bytes);
-      std::memset(rest[r] + bytes, 0, sizeof rest[r] - bytes);
+      row[r] = begin + r < end ? begin + r : begin;
+      data[r] = w.data + row[r] * stored;
+      if (left == 0) continue;
+      std::memcpy(rest[r], data[r] + stored - left, left);
+      std::memset(rest[r] + left, 0, kStored - left);
     }
   }
 };
-
-template <Format kFormat, class Use>
-inline __attribute__((always_inline)) void decode_group(const uint8_t* p, Use use) {
-  if constexpr (kFormat == Format::kFP4) fp4_group(p, use);
-  else if constexpr (kFormat == Format::kBF16) bf16_group(p, use);
-  else fp8_group(p, use);
-}
-
-// Groups [begin, end) of a tile for kTokens tokens, decoded as they are multiplied; data[r] is
-// where group 0 of row r would be.
-template <Format kFormat, int kTokens>
-inline __attribute__((always_inline)) void multiply_groups(const uint8_t* const* data,
-                                                           const float* const* scale,
-                                                           int64_t ahead, const Value* const* x,
-                                                           int64_t begin, int64_t end,
-                                                           F (&total)[kTokens][kRows]) {
-  constexpr int64_t kBytes = bytes_of<kFormat>(kGroup);
-  for (int64_t g = begin; g < end; ++g) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const uint8_t* p = data[r] + g * kBytes;
-      for (int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + ahead + line, 0, 2);
-      F sum[kTokens];
-      for (int t = 0; t < kTokens; ++t) sum[t] = zero();
-      decode_group<kFormat>(p, [&](int step, Operand w) __attribute__((always_inline)) {
-        for (int t = 0; t < kTokens; ++t)
-          sum[t] = multiply(sum[t], w, load_operand(x[t] + g * kGroup + step * kLanes));
-      });
-      const F s = spread(scale[r] + g * kGroupScales);
-      for (int t = 0; t < kTokens; ++t) total[t][r] = fma(sum[t], s, total[t][r]);
-    }
-  }
-}
 
 inline void write_sums(const F* total, int64_t rows, float* y) {
   if (rows >= kRows) return sum_four(total, y);
@@ -100,54 +62,80 @@ inline void write_sums(const F* total, int64_t rows, float* y) {
   for (int64_t r = 0; r < rows; ++r) y[r] = four[r];
 }
 
-// The rows of an open tile for kTokens tokens, straight from the stored weights.
-template <Format kFormat, int kTokens>
-void multiply_stored(const Tile& tile, const Value* const* x, const Matrix& w, int64_t rows,
-                     float* y, int64_t ldy) {
-  const int64_t groups = groups_of(w.cols), whole = w.cols / kGroup;
-  const int64_t tile_bytes = kRows * bytes_of<kFormat>(w.cols);
-  const int64_t ahead = (kAhead + tile_bytes - 1) / tile_bytes * tile_bytes;
-  F total[kTokens][kRows];
-  for (int t = 0; t < kTokens; ++t)
-    for (int r = 0; r < kRows; ++r) total[t][r] = zero();
-  multiply_groups<kFormat, kTokens>(tile.data, tile.scale, ahead, x, 0, whole, total);
-  if (whole < groups) {
-    const uint8_t* rest[kRows];
-    const float* scale[kRows];
-    const Value* last[kTokens];
-    for (int r = 0; r < kRows; ++r) rest[r] = tile.rest[r];
-    for (int r = 0; r < kRows; ++r) scale[r] = tile.scale[r] + whole * kGroupScales;
-    for (int t = 0; t < kTokens; ++t) last[t] = x[t] + whole * kGroup;
-    multiply_groups<kFormat, kTokens>(rest, scale, 0, last, 0, 1, total);
+// total[t] += groups [begin, end) of one row for kCount tokens, decoded as they are multiplied; data
+// is where group 0 would be. Weights are asked for ahead, into the second cache: processors stop
+// looking ahead at the end of a page.
+template <Format kFormat, int kCount>
+inline __attribute__((always_inline)) void multiply_row(const uint8_t* data,
+                                                        const typename Kind<kFormat>::Scales& scales,
+                                                        const uint8_t* const* x, int64_t begin,
+                                                        int64_t end, F* total) {
+  using K = Kind<kFormat>;
+  for (int64_t g = begin; g < end; ++g) {
+    const uint8_t* p = data + g * K::kStored;
+    const int64_t at = g * K::kPrepared;
+    for (int64_t line = 0; line < K::kStored; line += 64)
+      __builtin_prefetch(p + K::kAhead + line, 0, 2);
+    typename K::Sum sum[kCount];
+    for (int t = 0; t < kCount; ++t) sum[t] = K::start(x[t] + at);
+    K::decode(p, [&](int step, auto w) __attribute__((always_inline)) {
+      for (int t = 0; t < kCount; ++t)
+        sum[t] = K::multiply(sum[t], w, K::operand(x[t] + at + step * K::kOperand));
+    });
+    const F scale = scales.of(g);
+    for (int t = 0; t < kCount; ++t) total[t] = K::add(sum[t], scale, x[t] + at, total[t]);
   }
-  for (int t = 0; t < kTokens; ++t) write_sums(total[t], rows, y + t * ldy);
 }
 
-// Up to how many tokens it costs less to decode again than to decode to memory.
-template <Format kFormat>
-constexpr int64_t few_limit() {
-  return kFormat == Format::kFP8 || kFormat == Format::kFP8F32 ? kFewBytes : kFewOthers;
+// The rows of a tile for kCount tokens, straight from the stored weights. One row after the other:
+// memory is read from one place onwards, which is what processors do best.
+template <Format kFormat, int kCount>
+void multiply_stored(const Tile<kFormat>& tile, typename Kind<kFormat>::Scales& scales,
+                     float* buffer, const uint8_t* const* x, const Matrix& w, int64_t rows,
+                     float* y, int64_t ldy) {
+  using K = Kind<kFormat>;
+  const int64_t groups = pieces(w.cols, K::kInputs), whole = bytes_of<kFormat>(w.cols) / K::kStored;
+  F total[kCount][kRows];
+  for (int r = 0; r < kRows; ++r) {
+    F sum[kCount];
+    for (int t = 0; t < kCount; ++t) sum[t] = zero();
+    scales.open(w, tile.row[r], buffer);
+    multiply_row<kFormat, kCount>(tile.data[r], scales, x, 0, whole, sum);
+    if (whole < groups)
+      multiply_row<kFormat, kCount>(tile.rest[r] - whole * K::kStored, scales, x, whole, groups,
+                                    sum);
+    for (int t = 0; t < kCount; ++t) total[t][r] = sum[t];
+  }
+  for (int t = 0; t < kCount; ++t) write_sums(total[t], rows, y + t * ldy);
 }
 
-// All rows for up to few_limit tokens, a tile at a time: it stays in a cache while up to four
-// tokens after the other are multiplied.
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+// All rows for up to kFew tokens, a tile at a time: it stays in a cache while up to four tokens after
+// the other are multiplied.
 template <Format kFormat, class Input>
 void few(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end, float* y,
-         int64_t ldy, void* scratch) {
-  const Value* x[few_limit<kFormat>()];
+         int64_t ldy, float* buffer) {
+  const uint8_t* x[Kind<kFormat>::kFew];
   for (int64_t i = 0; i < count; ++i) x[i] = input(i);
   const int64_t passes = (count + 3) / 4;
+  typename Kind<kFormat>::Scales scales;
   for (int64_t n = begin; n < end; n += kRows, y += kRows) {
-    Tile tile;
-    tile.open<kFormat>(w, n, end, static_cast<float*>(scratch));
+    const Tile<kFormat> tile(w, n, end);
     for (int64_t pass = 0, i = 0; pass < passes; ++pass) {
       const int64_t tokens = (count - i + passes - pass - 1) / (passes - pass);
-      float* to = y + i * ldy;
+      const auto multiply = [&](auto some) {
+        multiply_stored<kFormat, decltype(some)::value>(tile, scales, buffer, x + i, w, end - n,
+                                                        y + i * ldy, ldy);
+      };
       switch (tokens) {
-        case 1: multiply_stored<kFormat, 1>(tile, x + i, w, end - n, to, ldy); break;
-        case 2: multiply_stored<kFormat, 2>(tile, x + i, w, end - n, to, ldy); break;
-        case 3: multiply_stored<kFormat, 3>(tile, x + i, w, end - n, to, ldy); break;
-        case 4: multiply_stored<kFormat, 4>(tile, x + i, w, end - n, to, ldy); break;
+        case 1: multiply(Count<1>()); break;
+        case 2: multiply(Count<2>()); break;
+        case 3: multiply(Count<3>()); break;
+        case 4: multiply(Count<4>()); break;
       }
       i += tokens;
     }
@@ -156,45 +144,48 @@ void few(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end
 
 // Decodes a tile to out[group][step][row].
 template <Format kFormat>
-void decode_tile(const Tile& tile, int64_t cols, Value* out) {
-  const int64_t groups = groups_of(cols), whole = cols / kGroup;
+void decode_tile(const Tile<kFormat>& tile, int64_t cols, uint8_t* out) {
+  using K = Kind<kFormat>;
+  const int64_t groups = pieces(cols, K::kInputs), whole = bytes_of<kFormat>(cols) / K::kStored;
   for (int64_t g = 0; g < groups; ++g)
     for (int r = 0; r < kRows; ++r) {
-      const uint8_t* p = g < whole ? tile.data[r] + g * bytes_of<kFormat>(kGroup) : tile.rest[r];
-      Value* to = out + g * kGroup * kRows + r * kLanes;
-      decode_group<kFormat>(p, [&](int step, Operand w) __attribute__((always_inline)) {
-        store_operand(to + step * kRows * kLanes, w);
+      const uint8_t* p = g < whole ? tile.data[r] + g * K::kStored : tile.rest[r];
+      uint8_t* to = out + (g * K::kSteps * kRows + r) * K::kOperand;
+      K::decode(p, [&](int step, auto w) __attribute__((always_inline)) {
+        K::keep(to + step * kRows * K::kOperand, w);
       });
     }
 }
 
-// total[t][r] += groups [begin, end) of a decoded tile, for kTokens tokens.
-template <int kTokens>
-void multiply_tile(const Value* w, const float* const* scale, const Value* const* x, int64_t begin,
-                   int64_t end, F* total) {
-  F sums[kTokens][kRows];
-  for (int t = 0; t < kTokens; ++t)
+// total[t][r] += groups [begin, end) of a decoded tile, for kCount tokens.
+template <class K, int kCount>
+void multiply_tile(const uint8_t* w, const float* scales, int64_t row_scales,
+                   const uint8_t* const* x, int64_t begin, int64_t end, F* total) {
+  F sums[kCount][kRows];
+  for (int t = 0; t < kCount; ++t)
     for (int r = 0; r < kRows; ++r) sums[t][r] = begin ? total[t * kRows + r] : zero();
   for (int64_t g = begin; g < end; ++g) {
-    F part[kTokens][kRows];
-    for (int t = 0; t < kTokens; ++t)
-      for (int r = 0; r < kRows; ++r) part[t][r] = zero();
-    const Value* wg = w + g * kGroup * kRows;
+    const int64_t at = g * K::kPrepared;
+    typename K::Sum part[kCount][kRows];
+    for (int t = 0; t < kCount; ++t)
+      for (int r = 0; r < kRows; ++r) part[t][r] = K::start(x[t] + at);
+    const uint8_t* wg = w + g * K::kSteps * kRows * K::kOperand;
 #pragma GCC unroll 4
-    for (int step = 0; step < kSteps; ++step) {
-      Operand xs[kTokens];
-      for (int t = 0; t < kTokens; ++t) xs[t] = load_operand(x[t] + g * kGroup + step * kLanes);
+    for (int step = 0; step < K::kSteps; ++step) {
+      decltype(K::operand(w)) xs[kCount];
+      for (int t = 0; t < kCount; ++t) xs[t] = K::operand(x[t] + at + step * K::kOperand);
       for (int r = 0; r < kRows; ++r) {
-        const Operand row = load_operand(wg + (step * kRows + r) * kLanes);
-        for (int t = 0; t < kTokens; ++t) part[t][r] = multiply(part[t][r], row, xs[t]);
+        const auto row = K::operand(wg + (step * kRows + r) * K::kOperand);
+        for (int t = 0; t < kCount; ++t) part[t][r] = K::multiply(part[t][r], row, xs[t]);
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      const F s = spread(scale[r] + g * kGroupScales);
-      for (int t = 0; t < kTokens; ++t) sums[t][r] = fma(part[t][r], s, sums[t][r]);
+      const F scale = K::load_scale(scales + r * row_scales + g * K::kScales);
+      for (int t = 0; t < kCount; ++t)
+        sums[t][r] = K::add(part[t][r], scale, x[t] + at, sums[t][r]);
     }
   }
-  for (int t = 0; t < kTokens; ++t)
+  for (int t = 0; t < kCount; ++t)
     for (int r = 0; r < kRows; ++r) total[t * kRows + r] = sums[t][r];
 }
 
@@ -203,39 +194,44 @@ void multiply_tile(const Value* w, const float* const* scale, const Value* const
 template <Format kFormat, class Input>
 void many(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end, float* y,
           int64_t ldy, void* scratch) {
-  const Plan plan(w.cols);
-  Value* panel = static_cast<Value*>(scratch);
-  float* scales = reinterpret_cast<float*>(static_cast<char*>(scratch) + plan.panel_bytes());
-  F* total = reinterpret_cast<F*>(reinterpret_cast<char*>(scales) + plan.scale_bytes());
-  const float* scale[kMaxTiles][kRows];
+  using K = Kind<kFormat>;
+  const Plan<K> plan(w.cols);
+  uint8_t* panel = static_cast<uint8_t*>(scratch);
+  float* scales = static_cast<float*>(static_cast<void*>(panel + plan.panel_bytes()));
+  F* total = static_cast<F*>(static_cast<void*>(panel + plan.panel_bytes() + plan.scale_bytes()));
+  const int64_t chunk = kChunkBytes / K::kPrepared;
   for (int64_t n = begin; n < end; n += plan.tiles * kRows) {
     int tiles = 0;
     for (; tiles < plan.tiles && n + tiles * kRows < end; ++tiles) {
-      Tile tile;
-      tile.open<kFormat>(w, n + tiles * kRows, end, scales + tiles * plan.tile_scales());
-      decode_tile<kFormat>(tile, w.cols, panel + tiles * plan.tile_values());
-      for (int r = 0; r < kRows; ++r) scale[tiles][r] = tile.scale[r];
+      const Tile<kFormat> tile(w, n + tiles * kRows, end);
+      decode_tile<kFormat>(tile, w.cols, panel + tiles * plan.tile_bytes());
+      for (int r = 0; r < kRows; ++r)
+        K::decode_scales(w, tile.row[r], scales + (tiles * kRows + r) * plan.row_scales());
     }
-    for (int64_t first = 0; first < count; first += kBlock) {
-      const int block = static_cast<int>(count - first < kBlock ? count - first : kBlock);
-      const Value* x[kBlock];
+    for (int64_t first = 0; first < count; first += kTokens) {
+      const int block = static_cast<int>(count - first < kTokens ? count - first : kTokens);
+      const uint8_t* x[kTokens];
       for (int t = 0; t < block; ++t) x[t] = input(first + t);
-      for (int64_t g = 0; g < plan.groups; g += kChunk) {
-        const int64_t stop = g + kChunk < plan.groups ? g + kChunk : plan.groups;
+      for (int64_t g = 0; g < plan.groups; g += chunk) {
+        const int64_t stop = g + chunk < plan.groups ? g + chunk : plan.groups;
         for (int i = 0; i < tiles; ++i) {
-          const Value* rows = panel + i * plan.tile_values();
+          const uint8_t* rows = panel + i * plan.tile_bytes();
+          const float* scale = scales + i * kRows * plan.row_scales();
+          const auto multiply = [&](auto some, int t) {
+            multiply_tile<K, decltype(some)::value>(rows, scale, plan.row_scales(), x + t, g, stop,
+                                                    total + (i * kTokens + t) * kRows);
+          };
           for (int t = 0; t < block; t += kTile) {
-            F* to = total + (i * kBlock + t) * kRows;
-            if (block - t >= kTile) multiply_tile<kTile>(rows, scale[i], x + t, g, stop, to);
-            else if (block - t == 2) multiply_tile<2>(rows, scale[i], x + t, g, stop, to);
-            else multiply_tile<1>(rows, scale[i], x + t, g, stop, to);
+            if (block - t >= kTile) multiply(Count<kTile>(), t);
+            else if (block - t == 2) multiply(Count<2>(), t);
+            else multiply(Count<1>(), t);
           }
         }
       }
       for (int i = 0; i < tiles; ++i)
         for (int t = 0; t < block; ++t) {
           const int64_t row = n + i * kRows;
-          write_sums(total + (i * kBlock + t) * kRows, end - row,
+          write_sums(total + (i * kTokens + t) * kRows, end - row,
                      y + (first + t) * ldy + row - begin);
         }
     }

@@ -16,7 +16,8 @@ inline Operand load_operand(const Value* p) { return vld1q_f32(p); }
 inline void store_operand(Value* p, Operand x) { vst1q_f32(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return vfmaq_f32(sum, a, b); }
 
-constexpr int64_t kFewBytes = 4, kFewOthers = 16;  // see few_limit
+// Up to how many tokens it costs less to decode weights again than to decode them to memory.
+constexpr int64_t kFewE4m3 = 4, kFewE2m1 = 16, kFewBf16 = 16;
 
 // Words 2i are the low halves of 32 bits, words 2i + 1 the high halves.
 template <class Use>
@@ -26,13 +27,8 @@ inline void give(int v, uint8x16_t bytes, Use& use) {
   use(2 * v + 1, vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xffff0000u))));
 }
 
-// Which element of the group is word `w` of vector `v`. For e2m1 the four blocks are interleaved
-// by 2 bytes first, so that each float lane holds elements of one block only.
+// Which element of the group is word `w` of vector `v`.
 constexpr int byte_order(int v, int w) { return 8 * v + w; }
-constexpr int nibble_order(int v, int w) {
-  const int byte = 16 * (w / 2) + 4 * (v / 4) + 2 * (v % 2) + w % 2;
-  return 2 * byte + v / 2 % 2;
-}
 
 template <class Use>
 inline void bf16_group(const uint8_t* p, Use use) {
@@ -64,31 +60,50 @@ inline void fp8_group(const uint8_t* p, Use use) {
   }
 }
 
+// --- e2m1, as whole numbers ---
+
+using Whole = int32x4_t;
+using Numbers = int8x16_t;  // four for every lane of a Whole
+constexpr int kOffset = 0;
+inline Whole load_whole(const int32_t* p) { return vld1q_s32(p); }
+inline Numbers load_numbers(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
+inline void store_numbers(uint8_t* p, Numbers x) { vst1q_u8(p, vreinterpretq_u8_s8(x)); }
+inline F to_float(Whole x) { return vcvtq_f32_s32(x); }
+inline Whole multiply_numbers(Whole sum, Numbers w, Numbers x) {
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+  const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(w), vget_high_s8(x)));
+  return vaddq_s32(sum, vpaddq_s32(low, high));
+}
+
 template <class Use>
 inline void fp4_group(const uint8_t* p, Use use) {
-  const uint8_t low_bytes[16] = {0, 0, 128, 192, 0, 64, 128, 192, 0, 0, 128, 192, 0, 64, 128, 192};
-  const uint8_t high_bytes[16] = {0,   63,  63,  63,  64,  64,  64,  64,
-                                  128, 191, 191, 191, 192, 192, 192, 192};
-  const uint8x16_t table_low = vld1q_u8(low_bytes), table_high = vld1q_u8(high_bytes);
-  const uint16x8_t a = vreinterpretq_u16_u8(vld1q_u8(p));
-  const uint16x8_t b = vreinterpretq_u16_u8(vld1q_u8(p + 16));
-  const uint16x8_t c = vreinterpretq_u16_u8(vld1q_u8(p + 32));
-  const uint16x8_t d = vreinterpretq_u16_u8(vld1q_u8(p + 48));
-  const uint16x8_t ac[2] = {vzip1q_u16(a, c), vzip2q_u16(a, c)};
-  const uint16x8_t bd[2] = {vzip1q_u16(b, d), vzip2q_u16(b, d)};
-  for (int u = 0; u < 4; ++u) {
-    const uint8x16_t mixed = vreinterpretq_u8_u16(u % 2 ? vzip2q_u16(ac[u / 2], bd[u / 2])
-                                                        : vzip1q_u16(ac[u / 2], bd[u / 2]));
-    for (int half = 0; half < 2; ++half) {
-      const uint8x16_t codes = half ? vshrq_n_u8(mixed, 4) : vandq_u8(mixed, vdupq_n_u8(15));
-      const uint8x16_t low = vqtbl1q_u8(table_low, codes), high = vqtbl1q_u8(table_high, codes);
-      give(4 * u + 2 * half, vzip1q_u8(low, high), use);
-      give(4 * u + 2 * half + 1, vzip2q_u8(low, high), use);
-    }
+  const int8_t numbers[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  const int8x16_t values = vld1q_s8(numbers);
+  // Load i has a block; vector i of `turned` has dword i of every block.
+  const uint32x4x4_t blocks = {vreinterpretq_u32_u8(vld1q_u8(p)),
+                               vreinterpretq_u32_u8(vld1q_u8(p + 16)),
+                               vreinterpretq_u32_u8(vld1q_u8(p + 32)),
+                               vreinterpretq_u32_u8(vld1q_u8(p + 48))};
+  const uint32x4x2_t ab = vtrnq_u32(blocks.val[0], blocks.val[1]);
+  const uint32x4x2_t cd = vtrnq_u32(blocks.val[2], blocks.val[3]);
+  const uint32x4_t turned[4] = {
+      vcombine_u32(vget_low_u32(ab.val[0]), vget_low_u32(cd.val[0])),
+      vcombine_u32(vget_low_u32(ab.val[1]), vget_low_u32(cd.val[1])),
+      vcombine_u32(vget_high_u32(ab.val[0]), vget_high_u32(cd.val[0])),
+      vcombine_u32(vget_high_u32(ab.val[1]), vget_high_u32(cd.val[1]))};
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t codes = vreinterpretq_u8_u32(turned[i]);
+    use(2 * i, vqtbl1q_s8(values, vandq_u8(codes, vdupq_n_u8(15))));
+    use(2 * i + 1, vqtbl1q_s8(values, vshrq_n_u8(codes, 4)));
   }
 }
 
-inline F spread(const float* four) { return vld1q_f32(four); }
+// e8m0 codes of the group's blocks as floats, each in its block's lane.
+inline F lane_scales(const uint8_t* codes) {
+  const float scales[4] = {from_e8m0(codes[0]), from_e8m0(codes[1]), from_e8m0(codes[2]),
+                           from_e8m0(codes[3])};
+  return vld1q_f32(scales);
+}
 
 inline void sum_four(const F* x, float* out) {
   for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);

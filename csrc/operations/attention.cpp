@@ -98,7 +98,9 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   float* index_values = gates + tokens * row;
   float* index_gates = index_values + tokens * index_row;
   float* head_weights = index_gates + tokens * index_row;
-  const void* input = prepare(w.prepared[0], x, hidden, tokens, hidden);
+  const void* input = prepare(
+      w.prepared[0], x, tokens, wq_a, wkv, compressor.wkv, compressor.wgate,
+      indexer.compressor.wkv, indexer.compressor.wgate, indexer.weights_proj);
   std::vector<Product> products{product(input, tokens, wq_a, latent),
                                 product(input, tokens, wkv, kv)};
   if (ratio) {
@@ -145,7 +147,7 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   float* q = w.floats[2].get<float>(tokens * head_row);
   float* index_q = w.floats[3].get<float>(tokens * index_width);
   uint8_t* index_rows = w.bytes[1].get<uint8_t>(tokens * index_heads * key_layout.stride());
-  const void* ready = prepare(w.prepared[1], latent, rank, tokens, rank);
+  const void* ready = prepare(w.prepared[1], latent, tokens, wq_b, indexer.wq_b);
   products = {product(ready, tokens, wq_b, q)};
   if (choose) products.push_back(product(ready, tokens, indexer.wq_b, index_q));
   multiply(w, products);
@@ -225,14 +227,14 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   uint8_t* parts_of_o = w.prepared[2].get<uint8_t>(groups * bytes);
   each(tokens * groups, 4, [&](int64_t i, int) {
     const int64_t g = i / tokens, t = i % tokens;
-    k.prepare(o + g * columns, head_row, columns, t, t + 1, parts_of_o + g * bytes);
+    k.prepare(o + g * columns, head_row, columns, t, t + 1, any_fp4(wo_a), parts_of_o + g * bytes);
   });
   products.clear();
   for (int64_t g = 0; g < groups; ++g)
     products.push_back({parts_of_o + g * bytes, nullptr, tokens, wo_a, g * group_rows,
                         (g + 1) * group_rows, u + g * group_rows, wo_a.rows});
   multiply(w, products);
-  const void* mixed = prepare(w.prepared[3], u, wo_a.rows, tokens, wo_a.rows);
+  const void* mixed = prepare(w.prepared[3], u, tokens, wo_b);
   multiply(w, {product(mixed, tokens, wo_b, y)});
   clock.mark(kOutput);
 }

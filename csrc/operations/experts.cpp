@@ -14,7 +14,7 @@ void Mixture::route(const float* x, const int64_t* ids, int64_t tokens, float* s
   Session session;
   Clock clock;
   const int64_t E = gate.rows;
-  const void* input = prepare(session.w.prepared[0], x, gate.cols, tokens, gate.cols);
+  const void* input = prepare(session.w.prepared[0], x, tokens, gate);
   multiply(session.w, {product(input, tokens, gate, scores)});
   each(tokens, 8, [&](int64_t t, int) {
     float* s = scores + t * E;
@@ -89,7 +89,12 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   }
   if (last) segments.push_back({&shared, routed, all});
 
-  const void* input = prepare(w.prepared[0], x, hidden, tokens, hidden);
+  bool whole_inputs = false, whole_hidden = false;
+  for (const Segment& s : segments) {
+    whole_inputs = whole_inputs || any_fp4(s.expert->w1, s.expert->w3);
+    whole_hidden = whole_hidden || any_fp4(s.expert->w2);
+  }
+  const void* input = prepare(w.prepared[0], x, tokens, hidden, whole_inputs);
   float* gates = w.floats[1].get<float>(all * inner);
   float* ups = w.floats[2].get<float>(all * inner);
   std::vector<Product> products;
@@ -112,7 +117,7 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
     const int64_t i = live[static_cast<size_t>(j)];
     float* row = gates + i * inner;
     k.swiglu(row, ups + i * inner, inner, limit, weight_of[i], row);
-    k.prepare(gates, inner, inner, i, i + 1, ready);
+    k.prepare(gates, inner, inner, i, i + 1, whole_hidden, ready);
   });
   clock.mark(kGateUp);
 

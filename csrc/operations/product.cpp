@@ -23,12 +23,12 @@ struct Piece {
 
 }  // namespace
 
-const void* prepare(Scratch& buffer, const float* x, int64_t ldx, int64_t tokens, int64_t cols) {
+const void* prepare(Scratch& buffer, const float* x, int64_t tokens, int64_t cols, bool whole) {
   const Kernels& k = kernels();
   void* out = buffer.get<uint8_t>(k.prepared_bytes(tokens, cols));
   const int64_t block = 16;
   parallel((tokens + block - 1) / block, [&](int64_t task, int) {
-    k.prepare(x, ldx, cols, task * block, std::min(tokens, (task + 1) * block), out);
+    k.prepare(x, cols, cols, task * block, std::min(tokens, (task + 1) * block), whole, out);
   });
   return out;
 }

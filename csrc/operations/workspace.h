@@ -54,11 +54,12 @@ class Clock {
 
 // Buffers by use; a buffer lives until the same one is asked for again.
 struct Workspace {
-  std::mutex busy;
+  std::recursive_mutex busy;  // a layer holds it while its parts take it again
   Scratch prepared[4];
   Scratch floats[10];
   Scratch bytes[4];
   Scratch numbers[4];
+  Scratch layer[4];              // what a layer keeps between its parts
   std::vector<Scratch> threads;  // one per thread
 
   uint8_t* thread_bytes(int thread, int64_t count) {
@@ -70,7 +71,7 @@ struct Workspace {
 Workspace& workspace();
 struct Session {
   Workspace& w;
-  std::lock_guard<std::mutex> lock;
+  std::lock_guard<std::recursive_mutex> lock;
   Session();
 };
 

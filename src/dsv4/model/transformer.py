@@ -72,6 +72,7 @@ class Transformer(nn.Module):
         self._streamed = True
         for i, block in enumerate([*self.layers, *self.mtp]):
             block.ffn.source, block.ffn.layer = source, i
+            forget(block)
             forget(block.ffn)
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:

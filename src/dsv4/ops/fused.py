@@ -20,7 +20,8 @@ from dsv4.numerics.policy import FAST, Numerics
 logger = logging.getLogger("dsv4.ops")
 
 Builder = Callable[[Any], Any]
-"""Takes the module, gives its fused form; raises Unsupported with the reason if it cannot."""
+"""Takes the module, gives its fused form, or None where its parts have fused forms of their own and
+are better called one by one; raises Unsupported with the reason if it cannot."""
 
 
 class Unsupported(Exception):
@@ -38,7 +39,8 @@ class Fused:
 
 
 KINDS = {
-    kind: Fused(kind) for kind in ("connections", "attention", "mixture", "collapse", "linear")
+    kind: Fused(kind)
+    for kind in ("block", "connections", "attention", "mixture", "collapse", "linear")
 }
 
 _SLOT = "_fused"

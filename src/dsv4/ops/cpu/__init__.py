@@ -16,6 +16,7 @@ def register() -> None:
     from dsv4.ops.cpu import sublayers
 
     why = f"native kernels for {kernels.instruction_set()}"
+    offer("block", "cpu", sublayers.block, why)
     offer("connections", "cpu", sublayers.connections, why)
     offer("attention", "cpu", sublayers.Attention, why)
     offer("mixture", "cpu", sublayers.mixture, why)

@@ -22,7 +22,7 @@ class Connection:
         require(config.hc_mult <= 16, f"{config.hc_mult} residual streams, at most 16")
         self._handles = Handles()
         vector = self._handles.vector
-        self._native = native.Connection(
+        self.native = native.Connection(
             fn=vector(fn),
             base=vector(base),
             scale=vector(scale),
@@ -41,7 +41,7 @@ class Connection:
         x_BTD = torch.empty(B, T, D)
         mixing = torch.empty(B * T * S * (S + 1))
         post = mixing.data_ptr()
-        self._native.enter(
+        self.native.enter(
             streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr(), post, post + 4 * B * T * S
         )
         return x_BTD, mixing
@@ -52,7 +52,7 @@ class Connection:
         streams_BTSD = streams_BTSD.contiguous()
         out_BTSD = torch.empty_like(streams_BTSD)
         post = mixing.data_ptr()
-        self._native.leave(
+        self.native.leave(
             y_BTD.data_ptr(),
             streams_BTSD.data_ptr(),
             post,
@@ -95,7 +95,7 @@ class Attention:
         self.ratio = module.ratio
         self._handles = Handles()
         matrix, vector = self._handles.matrix, self._handles.vector
-        self._native = native.Attention(
+        self.native = native.Attention(
             wq_a=matrix(module.wq_a.weight),
             wq_b=matrix(module.wq_b.weight),
             wkv=matrix(module.wkv.weight),
@@ -149,26 +149,33 @@ class Attention:
         """Output `[B, T, D]` of tokens at positions `start ...`; extends `state`."""
         B, T, D = x_BTD.shape
         y_BTD = torch.empty(B, T, D)
-        end = start + T
-        parts = (state.compressor, state.indexer)
-        for part in parts:
-            if part is not None:
-                part.entries.reserve(end // self.ratio)
-        for b in range(B):
-            self._native.run(
-                x_BTD.data_ptr() + 4 * b * T * D,
-                T,
-                start,
-                _ring(state.window, b),
-                *[None if part is None else _rows(part, b) for part in parts],
-                y_BTD.data_ptr() + 4 * b * T * D,
+        for b, view in enumerate(_views(state, B, start + T)):
+            self.native.run(
+                x_BTD.data_ptr() + 4 * b * T * D, T, start, view, y_BTD.data_ptr() + 4 * b * T * D
             )
-        state.window.reached(end)
-        for part in parts:
-            if part is not None:
-                part.values.reached(end)
-                part.gates.reached(end)
+        _reached(state, start + T)
         return y_BTD
+
+
+def _views(state: Any, batch: int, end: int) -> list[tuple[Any, Any, Any]]:
+    """A layer's state of every sequence as addresses, with room for positions below `end`."""
+    parts = (state.compressor, state.indexer)
+    for part in parts:
+        if part is not None:
+            part.entries.reserve(end // state.ratio)
+    return [
+        (_ring(state.window, b), *[None if part is None else _rows(part, b) for part in parts])
+        for b in range(batch)
+    ]
+
+
+def _reached(state: Any, end: int) -> None:
+    """Note that a layer's state holds the positions below `end`."""
+    state.window.reached(end)
+    for part in (state.compressor, state.indexer):
+        if part is not None:
+            part.values.reached(end)
+            part.gates.reached(end)
 
 
 def _ring(ring: Any, b: int) -> tuple[int, int, int]:
@@ -197,7 +204,7 @@ class Mixture:
         require(self.experts_per_token <= 256, f"{self.experts_per_token} experts per token")
         self._handles = Handles()
         self.experts = gate.weight.shape[0]
-        self._native = native.Mixture(
+        self.native = native.Mixture(
             gate=self._handles.matrix(gate.weight),
             bias=0 if gate.bias is None else self._handles.vector(gate.bias),
             table=0 if gate.tid2eid is None else self._handles.integers(gate.tid2eid),
@@ -218,7 +225,7 @@ class Mixture:
         experts_NK = torch.empty(N, K, dtype=torch.int64)
         weights_NK = torch.empty(N, K)
         ids = ids_BT.long().contiguous()
-        self._native.route(
+        self.native.route(
             x_BTD.data_ptr(),
             ids.data_ptr(),
             N,
@@ -231,7 +238,7 @@ class Mixture:
     def __call__(self, x_BTD: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
         """The experts' output `[B, T, D]`."""
         y_BTD = torch.empty_like(x_BTD)
-        self._native.run(
+        self.native.run(
             x_BTD.data_ptr(),
             experts_NK.shape[0],
             experts_NK.data_ptr(),
@@ -264,10 +271,10 @@ class StreamedMixture(Mixture):
                 if i + 1 < len(groups):
                     source.prefetch(layer, groups[i + 1])
                 for expert, weights in zip(group, matrices, strict=True):
-                    self._native.set_expert(
+                    self.native.set_expert(
                         expert, native.Expert(*[stored_matrix(weight) for weight in weights])
                     )
-                self._native.run(
+                self.native.run(
                     x_BTD.data_ptr(),
                     experts_NK.shape[0],
                     experts_NK.data_ptr(),
@@ -280,6 +287,47 @@ class StreamedMixture(Mixture):
             finally:
                 source.release(layer, group)
         return y_BTD
+
+
+class Block:
+    """A whole layer with all of its experts in memory: one call."""
+
+    def __init__(self, module: Any) -> None:
+        first, second = connections(module)
+        attention, experts = Attention(module.attn), Mixture(module.ffn)
+        self._experts, self._chosen = experts.experts, experts.experts_per_token
+        self._parts = first, attention, second, experts
+        self._native = native.Block(*[part.native for part in self._parts])
+
+    def __call__(
+        self, streams_BTSD: Tensor, ids_BT: Tensor, start: int, state: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(streams after the layer, affinities `[N, E]`, chosen experts `[N, K]`)."""
+        B, T = ids_BT.shape
+        streams_BTSD = streams_BTSD.contiguous()
+        ids = ids_BT.long().contiguous()
+        scores_NE = torch.empty(B * T, self._experts)
+        experts_NK = torch.empty(B * T, self._chosen, dtype=torch.int64)
+        weights_NK = torch.empty(B * T, self._chosen)
+        out_BTSD = torch.empty_like(streams_BTSD)
+        self._native.run(
+            streams_BTSD.data_ptr(),
+            ids.data_ptr(),
+            T,
+            start,
+            _views(state, B, start + T),
+            scores_NE.data_ptr(),
+            experts_NK.data_ptr(),
+            weights_NK.data_ptr(),
+            out_BTSD.data_ptr(),
+        )
+        _reached(state, start + T)
+        return out_BTSD, scores_NE, experts_NK
+
+
+def block(module: Any) -> Block | None:
+    """A layer as one call, unless its experts are streamed: they are waited for in between."""
+    return Block(module) if module.ffn.source is None else None
 
 
 def mixture(module: Any) -> Mixture:

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "operations/attention.h"
-#include "operations/block.h"
 #include "operations/ceiling.h"
 #include "operations/connection.h"
 #include "operations/experts.h"
 #include "operations/product.h"
+#include "operations/stack.h"
 #include "operations/workspace.h"
 
 namespace nb = nanobind;
@@ -195,24 +195,26 @@ void bind_mixture(nb::module_& m) {
           "y"_a);
 }
 
-void bind_block(nb::module_& m) {
-  nb::class_<Block>(m, "Block")
-      .def(
-          "__init__",
-          [](Block* self, const Connection* attention_connection, const Attention* attention,
-             const Connection* experts_connection, const Mixture* experts) {
-            new (self) Block{attention_connection, attention, experts_connection, experts};
-          },
-          nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
-          nb::keep_alive<1, 5>())
-      .def("run", [](const Block& self, Address x, Address ids, int64_t tokens, int64_t start,
-                     const std::vector<State>& states, Address scores, Address picked,
-                     Address weights, Address out) {
-        std::vector<LayerView> views;
-        for (const State& state : states) views.push_back(layer(state));
+void bind_stack(nb::module_& m) {
+  using Parts = std::tuple<const Connection*, const Attention*, const Connection*, const Mixture*>;
+  nb::class_<Stack>(m, "Stack")
+      .def("__init__",
+           [](Stack* self, const std::vector<Parts>& layers) {
+             new (self) Stack;
+             for (const auto& [first, attention, second, experts] : layers)
+               self->layers.push_back({first, attention, second, experts});
+           })
+      .def("run", [](const Stack& self, Address x, Address ids, int64_t tokens, int64_t start,
+                     const std::vector<std::vector<State>>& states, Address scores, Address picked,
+                     Address out) {
+        std::vector<std::vector<LayerView>> views;
+        for (const auto& sequences : states) {
+          views.emplace_back();
+          for (const State& state : sequences) views.back().push_back(layer(state));
+        }
         nb::gil_scoped_release release;
         self.run(at<float>(x), at<int64_t>(ids), tokens, start, views, at<float>(scores),
-                 at<int64_t>(picked), at<float>(weights), at<float>(out));
+                 at<int64_t>(picked), at<float>(out));
       });
 }
 
@@ -237,7 +239,7 @@ void bind_operations(nb::module_& m) {
   bind_connection(m);
   bind_attention(m);
   bind_mixture(m);
-  bind_block(m);
+  bind_stack(m);
   m.def("multiply", &multiply_matrix, NoGil());
   m.def(
       "read_pass",

@@ -24,6 +24,12 @@ namespace {
 // there for the scheduler's next tick.
 constexpr int kSpins = 200000;
 
+// Tasks that a thread begins with; others help it when theirs are done.
+struct alignas(64) Range {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
 struct Pool {
   std::vector<std::thread> workers;
   std::mutex mutex;  // guards sleeping
@@ -35,11 +41,10 @@ struct Pool {
   // The current job; written before `generation` moves.
   Task fn = nullptr;
   void* context = nullptr;
-  int64_t tasks = 0;
-  alignas(64) std::atomic<int64_t> next{0};
+  std::vector<Range> ranges;  // one per thread
   alignas(64) std::atomic<int> running{0};
 
-  explicit Pool(int threads) {
+  explicit Pool(int threads) : ranges(static_cast<size_t>(threads)) {
     for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { work(i); });
   }
 
@@ -54,10 +59,14 @@ struct Pool {
   }
 
   void take(int thread) {
-    for (;;) {
-      const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks) return;
-      fn(context, task, thread);
+    const size_t count = ranges.size();
+    for (size_t i = 0; i < count; ++i) {
+      Range& range = ranges[(static_cast<size_t>(thread) + i) % count];
+      for (;;) {
+        const int64_t task = range.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= range.end) break;
+        fn(context, task, thread);
+      }
     }
   }
 
@@ -85,8 +94,11 @@ struct Pool {
   void run(int64_t count, Task task, void* with) {
     fn = task;
     context = with;
-    tasks = count;
-    next.store(0, std::memory_order_relaxed);
+    const int64_t threads = static_cast<int64_t>(ranges.size());
+    for (int64_t i = 0; i < threads; ++i) {
+      ranges[static_cast<size_t>(i)].next.store(count * i / threads, std::memory_order_relaxed);
+      ranges[static_cast<size_t>(i)].end = count * (i + 1) / threads;
+    }
     running.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
     generation.fetch_add(1, std::memory_order_seq_cst);
     if (sleeping.load(std::memory_order_seq_cst) > 0) {

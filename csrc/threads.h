@@ -13,7 +13,8 @@ int thread_count();
 void set_thread_count(int threads);  // >= 1; only between calls
 
 // Runs every task once, on all threads (the caller is thread 0), and returns when all are done.
-// Tasks are handed out one by one. Not reentrant; a lock serialises callers of several threads.
+// Every thread begins with a run of neighbouring tasks and takes over others' when it is done. Not
+// reentrant; a lock serialises callers of several threads.
 void run(int64_t tasks, Task fn, void* context);
 
 // parallel(n, [&](int64_t task, int thread) { ... })

@@ -101,12 +101,14 @@ inline void fp4_group(const uint8_t* p, Use use) {
   }
 }
 
-// e8m0 codes of the group's blocks as floats, each in its block's lane; 255 gives infinity.
+// e8m0 codes of the group's blocks as floats, each in its block's lane.
 inline F lane_scales(const uint8_t* codes) {
   const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0);
   const __m128i own = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i*)codes), order);
-  const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(own), 23);
-  return _mm256_castsi256_ps(_mm256_max_epu32(bits, _mm256_set1_epi32(1 << 22)));
+  __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(own), 23);
+  bits = _mm256_max_epu32(bits, _mm256_set1_epi32(1 << 22));  // code 0
+  const __m256i nan = _mm256_cmpeq_epi32(bits, _mm256_set1_epi32(0x7f800000));
+  return _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_srli_epi32(nan, 9)));
 }
 
 inline __m128 half_sum(F x) {

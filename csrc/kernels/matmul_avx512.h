@@ -149,12 +149,14 @@ inline void fp4_group(const uint8_t* p, Use use) {
   }
 }
 
-// e8m0 codes of the group's blocks as floats, each in its block's lane; 255 gives infinity.
+// e8m0 codes of the group's blocks as floats, each in its block's lane.
 inline F lane_scales(const uint8_t* codes) {
   const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m128i own = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)codes), order);
-  const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu8_epi32(own), 23);
-  return _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(1 << 22)));
+  __m512i bits = _mm512_slli_epi32(_mm512_cvtepu8_epi32(own), 23);
+  bits = _mm512_max_epu32(bits, _mm512_set1_epi32(1 << 22));  // code 0
+  const __mmask16 nan = _mm512_cmpeq_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
+  return _mm512_castsi512_ps(_mm512_mask_set1_epi32(bits, nan, 0x7fc00000));
 }
 
 inline __m128 quarter_sum(F x) {

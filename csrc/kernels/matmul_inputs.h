@@ -75,7 +75,7 @@ inline void prepare_block(const float* x, int64_t filled, int lane, WholeGroup* 
     poison += values[k] * 0.0f;  // NaN if a value is not finite
   }
   // Below that the inverse would overflow; such a block is taken as zero.
-  const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
+  const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
   int8_t numbers[kBlock];
   int32_t sum = 0;
   for (int64_t k = 0; k < kBlock; ++k) {

@@ -9,7 +9,7 @@ namespace {
 // threads finish together. Multiples of 16 keep the kernels' row tiles whole.
 int64_t rows_per_task(const Product& p, int64_t all_work) {
   const int64_t threads = thread_count();
-  const int64_t work = all_work / (threads * 6) + 1;
+  const int64_t work = all_work / (threads * 16) + 1;
   const int64_t per_row = p.w.cols * std::max<int64_t>(p.count, 1);
   const int64_t rows = (work / per_row + 15) / 16 * 16;
   return std::clamp<int64_t>(rows, 16, p.count > 4 ? 64 : 1024);

@@ -54,12 +54,12 @@ class Clock {
 
 // Buffers by use; a buffer lives until the same one is asked for again.
 struct Workspace {
-  std::recursive_mutex busy;  // a layer holds it while its parts take it again
+  std::recursive_mutex busy;  // a stack holds it while the parts of its layers take it again
   Scratch prepared[4];
   Scratch floats[10];
   Scratch bytes[4];
   Scratch numbers[4];
-  Scratch layer[4];              // what a layer keeps between its parts
+  Scratch stack[5];              // what a layer keeps between its parts
   std::vector<Scratch> threads;  // one per thread
 
   uint8_t* thread_bytes(int thread, int64_t count) {

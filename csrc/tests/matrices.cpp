@@ -82,6 +82,17 @@ struct Weight {
   Matrix matrix;
 };
 
+// Every 32 values as whole multiples of the largest of them over 127.
+void round_to_int8(const float* x, int64_t count, double* out) {
+  for (int64_t first = 0; first < count; first += 32) {
+    const int64_t end = first + 32 < count ? first + 32 : count;
+    float largest = 0;
+    for (int64_t k = first; k < end; ++k) largest = std::fmax(largest, std::fabs(x[k]));
+    for (int64_t k = first; k < end; ++k)
+      out[k] = std::nearbyint(x[k] * (127.0f / largest)) * static_cast<double>(largest / 127.0f);
+  }
+}
+
 void product(const Kernels& table, const Kind& kind, int64_t rows, int64_t cols, int64_t tokens,
              Random& random) {
   Weight w(kind.format, rows, cols, random);
@@ -90,8 +101,9 @@ void product(const Kernels& table, const Kind& kind, int64_t rows, int64_t cols,
   fill(x, random);
   Block<uint8_t> prepared(table.prepared_bytes(tokens, cols));
   const int64_t middle = tokens / 2;
-  table.prepare(x.get(), ldx, cols, middle, tokens, prepared.get());
-  table.prepare(x.get(), ldx, cols, 0, middle, prepared.get());
+  const bool whole = kind.format == Format::kFP4;
+  table.prepare(x.get(), ldx, cols, middle, tokens, whole, prepared.get());
+  table.prepare(x.get(), ldx, cols, 0, middle, whole, prepared.get());
   Block<uint8_t> scratch(table.matmul_scratch_bytes(cols));
 
   // All rows and tokens at once.
@@ -100,7 +112,9 @@ void product(const Kernels& table, const Kind& kind, int64_t rows, int64_t cols,
   table.matmul(prepared.get(), nullptr, tokens, w.matrix, 0, rows, y.get(), ldy, scratch.get());
   Block<double> rounded(cols);
   for (int64_t i = 0; i < tokens; ++i) {
-    for (int64_t k = 0; k < cols; ++k) rounded[k] = bf16(to_bf16(x[i * ldx + k]));
+    if (whole) round_to_int8(x.get() + i * ldx, cols, rounded.get());
+    else
+      for (int64_t k = 0; k < cols; ++k) rounded[k] = bf16(to_bf16(x[i * ldx + k]));
     for (int64_t n = 0; n < rows; ++n) {
       double sum = 0, squares = 0;
       for (int64_t k = 0; k < cols; ++k) {
@@ -129,7 +143,7 @@ void product(const Kernels& table, const Kind& kind, int64_t rows, int64_t cols,
   const int64_t token = random.below(tokens);
   Block<uint8_t> alone(table.prepared_bytes(1, cols));
   Block<float> single(rows);
-  table.prepare(x.get() + token * ldx, ldx, cols, 0, 1, alone.get());
+  table.prepare(x.get() + token * ldx, ldx, cols, 0, 1, whole, alone.get());
   table.matmul(alone.get(), nullptr, 1, w.matrix, 0, rows, single.get(), rows, scratch.get());
   same = same && std::memcmp(single.get(), y.get() + token * ldy, rows * sizeof(float)) == 0;
   exact(table, "matmul of parts", same);

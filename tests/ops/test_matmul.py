@@ -1,5 +1,5 @@
 """Matrix products of the native kernels, for every instruction set of this machine, against
-float64 products of the same weights and the inputs rounded to bfloat16.
+float64 products of the same weights and the rounded inputs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsv4.numerics import formats
+from dsv4.numerics.activation import fake_quant_int8
 from dsv4.numerics.quantized import FP4, FP8, FP8_F32, QuantizedTensor, quantize
 from dsv4.ops.cpu.native import native
 
@@ -100,6 +101,11 @@ def decode(w: Weight, begin: int, end: int) -> Tensor:
     return out
 
 
+def rounded(name: str, x: Tensor) -> Tensor:
+    """float64 x as a product with weights of that format reads it."""
+    return (fake_quant_int8(x) if name == "fp4" else x.bfloat16()).double()
+
+
 def error(y: Tensor, expected: Tensor) -> float:
     """Relative L2."""
     return float((y.double() - expected).norm() / expected.norm())
@@ -121,7 +127,7 @@ def test_products_are_those_of_float64_and_do_not_depend_on_their_company(
     w = drawn(name, *shape)
     x = torch.randn(300 if shape[1] <= 512 else 72, shape[1])
     y = multiply(w, x)
-    assert error(y, x.bfloat16().double() @ w.exact.T) <= 1e-6
+    assert error(y, rounded(name, x) @ w.exact.T) <= 1e-6
     for count in COUNTS:
         assert torch.equal(multiply(w, x[:count]), y[:count]), count
         assert torch.equal(multiply(w, x, range(7, 7 + count)), y[7 : 7 + count]), count
@@ -149,10 +155,10 @@ def test_any_size_address_and_split(data: st.DataObject) -> None:
     moved = torch.empty(w.data.nbytes + 64, dtype=torch.uint8)
     moved[offset : offset + w.data.nbytes] = w.data.contiguous().view(torch.uint8).flatten()
     y = multiply(w, x, address=moved.data_ptr() + offset)
-    rounded = x.bfloat16().double()
+    inputs = rounded(name, x)
     # Few results, perhaps all near zero: what counts is the size of the products summed.
-    products = (rounded.abs() @ w.exact.abs().T).norm()
-    assert float((y - rounded @ w.exact.T).norm() / products) <= 3e-7
+    products = (inputs.abs() @ w.exact.abs().T).norm()
+    assert float((y - inputs @ w.exact.T).norm() / products) <= 3e-7
     assert torch.equal(multiply(w, x, tokens, begin, end), y[tokens, begin:end])
 
 
@@ -205,11 +211,12 @@ def every_code(name: str) -> Weight:
 def test_every_code_in_every_place(name: str) -> None:
     w = every_code(name)
     assert torch.equal(decode(w, 0, w.shape[0]), w.exact.float())
-    units = torch.eye(128)
-    assert torch.equal(multiply(w, units), w.exact.T.float())
+    # 127 is its own int8, with scale 1.
+    units = 127 * torch.eye(128)
+    assert torch.equal(multiply(w, units), 127 * w.exact.T.float())
     for first in range(0, 128, 3):
         part = units[first : first + 3]
-        assert torch.equal(multiply(w, part), w.exact.T[first : first + 3].float())
+        assert torch.equal(multiply(w, part), 127 * w.exact.T[first : first + 3].float())
 
 
 @pytest.mark.parametrize("code", [0x7F, 0xFF])
@@ -241,12 +248,33 @@ def test_scales_at_their_limits(name: str, code: int) -> None:
     assert torch.equal(decode(w, 0, 1).isnan(), w.exact.isnan())
     assert torch.equal(decode(w, 0, 1).nan_to_num(), w.exact.float().nan_to_num())
     x = torch.zeros(6, 256)
-    x[:, torch.tensor([0, 41, 100, 127])] = 2.0 ** (127 - min(max(code, 27), 227))
+    # 127 is its own int8, with scale 1.
+    x[:, torch.tensor([0, 41, 100, 127])] = 127 * 2.0 ** (127 - min(max(code, 34), 227))
     expected = (x.double() @ w.exact.T).float()
     for count in (1, 6):
         y = multiply(w, x[:count])
         assert torch.equal(y.isnan(), expected[:count].isnan())
         assert torch.equal(y.nan_to_num(), expected[:count].nan_to_num())
+
+
+def test_inputs_of_fp4_weights_are_rounded_to_int8() -> None:
+    x = torch.cat([torch.tensor([127.0, -127, 0.5, 1.5, 2.5, -0.5, -1.5, 126.4]), torch.zeros(24)])
+    whole = torch.tensor([127.0, -127, 0, 2, 2, 0, -2, 126])
+    w = stored("fp4", torch.eye(32))
+    for scale in (1.0, 2.0**-90, 2.0**90):
+        assert torch.equal(multiply(w, scale * x[None])[0, :8], scale * whole), scale
+    # A value that is not finite spoils its block of 32, wherever it stands, and no other token.
+    ones = stored("fp4", torch.ones(3, 96))
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for place in (0, 31, 32, 95):
+            x = torch.ones(20, 96)
+            x[7, place] = bad
+            for count in (9, 20):
+                y = multiply(ones, x[:count])
+                assert not bool(y[7].isfinite().any()) and int(y.isfinite().sum()) == 3 * (count - 1)
+    # Too small for an int8, and nothing at all.
+    assert float(multiply(ones, torch.full((1, 96), 1e-38)).abs().max()) == 0
+    assert torch.equal(fake_quant_int8(torch.zeros(1, 40)), torch.zeros(1, 40))
 
 
 def test_inputs_are_rounded_to_the_nearest_even_bfloat16() -> None:

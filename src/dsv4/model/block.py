@@ -48,10 +48,6 @@ class Block(nn.Module):
         numerics: Numerics,
     ) -> tuple[Tensor, Routing]:
         """Streams after this layer, and the router's choice."""
-        whole = ops.fused("block", self, numerics)
-        if whole is not None and state is not None:
-            streams_BTSD, scores_NE, experts_NK = whole(streams_BTSD, ids_BT, start, state)
-            return streams_BTSD, Routing(scores_NE, experts_NK)
         fused = ops.fused("connections", self, numerics) or (None, None)
 
         def attention(x_BTD: Tensor) -> Tensor:

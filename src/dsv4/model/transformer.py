@@ -72,8 +72,8 @@ class Transformer(nn.Module):
         self._streamed = True
         for i, block in enumerate([*self.layers, *self.mtp]):
             block.ffn.source, block.ffn.layer = source, i
-            forget(block)
             forget(block.ffn)
+        forget(self)
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
@@ -100,6 +100,23 @@ class Transformer(nn.Module):
             state = self.new_state(ids_BT.shape[0])
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
+        whole = ops.fused("layers", self, self.numerics)
+        if whole is not None and state is not None:
+            streams, scores_LNE, experts_LNK = whole(streams, ids_BT, start, state.layers)
+            rows = zip(scores_LNE.unbind(), experts_LNK.unbind(), strict=True)
+            routing = [Routing(*row) for row in rows]
+        else:
+            streams, routing = self._layer_by_layer(streams, ids_BT, start, state)
+        if state is not None:
+            state.length += ids_BT.shape[1]
+        seen = streams[:, -1:] if last_only else streams
+        x_BTD = collapse_head(seen, self, self.numerics)
+        return Output(self._logits(x_BTD), streams, tuple(routing))
+
+    def _layer_by_layer(
+        self, streams: Tensor, ids_BT: Tensor, start: int, state: State | None
+    ) -> tuple[Tensor, list[Routing]]:
+        """Streams after the last layer, and every router's choice."""
         routing = []
         ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
         hashed = self.config.num_hash_layers
@@ -112,11 +129,7 @@ class Transformer(nn.Module):
             part = state.layers[i] if state is not None else None
             streams, choice = layer(streams, ids_BT, start, part, self.numerics)
             routing.append(choice)
-        if state is not None:
-            state.length += ids_BT.shape[1]
-        seen = streams[:, -1:] if last_only else streams
-        x_BTD = collapse_head(seen, self, self.numerics)
-        return Output(self._logits(x_BTD), streams, tuple(routing))
+        return streams, routing
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
@@ -163,7 +176,7 @@ class Transformer(nn.Module):
                 f"{start + ids_BT.shape[1]} tokens exceed the context of "
                 f"{self.config.max_position_embeddings}"
             )
-        low, high = int(ids_BT.min()), int(ids_BT.max())
+        low, high = (int(bound) for bound in torch.aminmax(ids_BT))
         if low < 0 or high >= self.config.vocab_size:
             raise UsageError(
                 f"token id {low if low < 0 else high} is outside the vocabulary "

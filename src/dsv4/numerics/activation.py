@@ -1,7 +1,8 @@
-"""Activation rounding of the released inference code: quantise and come straight back.
+"""Activation rounding: quantise and come straight back.
 
-Spec: architecture notes section 3, Q8 and Q4. Scales are powers of two, so coming back is exact
-and the result fits the input's dtype (bfloat16 or float32).
+FP8 and FP4 as in the released inference code (architecture notes section 3, Q8 and Q4): scales are
+powers of two, so coming back is exact and the result fits the input's dtype (bfloat16 or float32).
+int8 as the CPU kernels do it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from dsv4.numerics.formats import (
 
 _FP8_FLOOR = 1e-4
 _FP4_FLOOR = E2M1_MAX * 2.0**-126
+_INT8_MAX = 127.0
+_INT8_FLOOR = 1e-36
 
 
 def fake_quant_fp8(x: Tensor, block: int) -> Tensor:
@@ -41,6 +44,22 @@ def fake_quant_fp4(x: Tensor, block: int = 32) -> Tensor:
     shorter. Same shape and dtype as x.
     """
     return _blockwise(x, block, _FP4_FLOOR, E2M1_MAX, round_e2m1)
+
+
+def fake_quant_int8(x: Tensor, block: int = 32) -> Tensor:
+    """float32 x [..., n] rounded to whole multiples of max|x| / 127 of each `block` values.
+
+    Ties go to even. Blocks with no value above 1e-36 become 0; one that holds a NaN or an infinity
+    becomes NaN. The last block may be shorter.
+    """
+    size = x.shape[-1]
+    blocks = functional.pad(x, (0, -size % block)).unflatten(-1, (-1, block))
+    largest = blocks.abs().amax(-1, keepdim=True)
+    # A number over a tensor would be rounded twice, as the product with a reciprocal.
+    inverse = torch.where(largest > _INT8_FLOOR, largest.new_tensor(_INT8_MAX) / largest, 0.0)
+    whole = (blocks * inverse).round() * (largest / _INT8_MAX)
+    poison = (blocks * 0).sum(-1, keepdim=True)
+    return (whole + poison).flatten(-2)[..., :size]
 
 
 def _round_e4m3(x: Tensor) -> Tensor:

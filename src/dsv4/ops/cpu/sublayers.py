@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dsv4.ops.cpu.handles import Handles, require, stored_matrix
 from dsv4.ops.cpu.native import native
+from dsv4.ops.cpu.views import addresses, reached
 
 
 class Connection:
@@ -149,50 +150,12 @@ class Attention:
         """Output `[B, T, D]` of tokens at positions `start ...`; extends `state`."""
         B, T, D = x_BTD.shape
         y_BTD = torch.empty(B, T, D)
-        for b, view in enumerate(_views(state, B, start + T)):
+        for b, view in enumerate(addresses(state, B, start + T)):
             self.native.run(
                 x_BTD.data_ptr() + 4 * b * T * D, T, start, view, y_BTD.data_ptr() + 4 * b * T * D
             )
-        _reached(state, start + T)
+        reached(state, start + T)
         return y_BTD
-
-
-def _views(state: Any, batch: int, end: int) -> list[tuple[Any, Any, Any]]:
-    """A layer's state of every sequence as addresses, with room for positions below `end`."""
-    parts = (state.compressor, state.indexer)
-    for part in parts:
-        if part is not None:
-            part.entries.reserve(end // state.ratio)
-    return [
-        (_ring(state.window, b), *[None if part is None else _rows(part, b) for part in parts])
-        for b in range(batch)
-    ]
-
-
-def _reached(state: Any, end: int) -> None:
-    """Note that a layer's state holds the positions below `end`."""
-    state.window.reached(end)
-    for part in (state.compressor, state.indexer):
-        if part is not None:
-            part.values.reached(end)
-            part.gates.reached(end)
-
-
-def _ring(ring: Any, b: int) -> tuple[int, int, int]:
-    """(address of a sequence's rows, their number, bytes of one)."""
-    rows = ring.rows
-    _, capacity, stored = rows.shape
-    stride = stored * rows.element_size()
-    return rows.data_ptr() + b * capacity * stride, capacity, stride
-
-
-def _rows(part: Any, b: int) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
-    rows = part.entries.rows
-    return (
-        _ring(part.values, b),
-        _ring(part.gates, b),
-        rows.data_ptr() + b * rows.shape[1] * rows.shape[2],
-    )
 
 
 class Mixture:
@@ -287,47 +250,6 @@ class StreamedMixture(Mixture):
             finally:
                 source.release(layer, group)
         return y_BTD
-
-
-class Block:
-    """A whole layer with all of its experts in memory: one call."""
-
-    def __init__(self, module: Any) -> None:
-        first, second = connections(module)
-        attention, experts = Attention(module.attn), Mixture(module.ffn)
-        self._experts, self._chosen = experts.experts, experts.experts_per_token
-        self._parts = first, attention, second, experts
-        self._native = native.Block(*[part.native for part in self._parts])
-
-    def __call__(
-        self, streams_BTSD: Tensor, ids_BT: Tensor, start: int, state: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(streams after the layer, affinities `[N, E]`, chosen experts `[N, K]`)."""
-        B, T = ids_BT.shape
-        streams_BTSD = streams_BTSD.contiguous()
-        ids = ids_BT.long().contiguous()
-        scores_NE = torch.empty(B * T, self._experts)
-        experts_NK = torch.empty(B * T, self._chosen, dtype=torch.int64)
-        weights_NK = torch.empty(B * T, self._chosen)
-        out_BTSD = torch.empty_like(streams_BTSD)
-        self._native.run(
-            streams_BTSD.data_ptr(),
-            ids.data_ptr(),
-            T,
-            start,
-            _views(state, B, start + T),
-            scores_NE.data_ptr(),
-            experts_NK.data_ptr(),
-            weights_NK.data_ptr(),
-            out_BTSD.data_ptr(),
-        )
-        _reached(state, start + T)
-        return out_BTSD, scores_NE, experts_NK
-
-
-def block(module: Any) -> Block | None:
-    """A layer as one call, unless its experts are streamed: they are waited for in between."""
-    return Block(module) if module.ffn.source is None else None
 
 
 def mixture(module: Any) -> Mixture:

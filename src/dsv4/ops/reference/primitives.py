@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsv4.numerics.activation import fake_quant_fp8
+from dsv4.numerics.activation import fake_quant_fp8, fake_quant_int8
 from dsv4.numerics.policy import Numerics
-from dsv4.numerics.quantized import QuantizedTensor, Weight
+from dsv4.numerics.quantized import FP4, QuantizedTensor, Weight
 
 ACTIVATION_BLOCK = 128
 
@@ -24,7 +24,10 @@ def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
     A quantised weight makes the released kernels quantise `x` to FP8 in blocks of 128
     (architecture report, FP8 training); a bf16 or float32 weight does not.
     """
-    x = x.to(numerics.inputs)
+    if numerics.whole_inputs and isinstance(weight, QuantizedTensor) and weight.format is FP4:
+        x = fake_quant_int8(x.float())
+    else:
+        x = x.to(numerics.inputs)
     if isinstance(weight, QuantizedTensor):
         if numerics.quantized:
             x = fake_quant_fp8(x, ACTIVATION_BLOCK)

@@ -11,6 +11,10 @@ namespace {
 namespace product {
 
 #if defined(__AVX512BF16__)
+// 32 values; denormals become zero, as they would in the product.
+inline __m512i round_to_bf16(F low, F high) {
+  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
 using Operand = __m512i;
 using Value = uint16_t;  // what an operand is made of
 constexpr int kSteps = 4;

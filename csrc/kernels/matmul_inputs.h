@@ -14,7 +14,7 @@ namespace product {
 
 constexpr int kLanes = kFloatGroup / kSteps;  // values per operand of floats
 
-// Where the values of a group stand: place[i] holds element order[i].
+// Where the values of a group stand: place i holds element of[i].
 struct Order {
   uint8_t of[kFloatGroup];
   constexpr Order() : of() {
@@ -27,6 +27,22 @@ struct Order {
   }
 };
 constexpr Order kOrder;
+
+// 128 values, rounded and put in order.
+inline void prepare_group(const float* x, Value* out) {
+#if defined(__AVX512BF16__)
+  for (int z = 0; z < 2; ++z, x += 64, out += 64) {
+    const __m512i a = round_to_bf16(load(x), load(x + 16));
+    const __m512i b = round_to_bf16(load(x + 32), load(x + 48));
+    store_operand(out, _mm512_shuffle_i64x2(a, b, 0x88));
+    store_operand(out + 32, _mm512_shuffle_i64x2(a, b, 0xdd));
+  }
+#else
+  uint16_t rounded[kFloatGroup];
+  for (int64_t k = 0; k < kFloatGroup; ++k) rounded[k] = to_bf16(x[k]);
+  for (int64_t p = 0; p < kFloatGroup; ++p) out[p] = value_of(rounded[kOrder.of[p]]);
+#endif
+}
 
 constexpr int64_t kWholeGroup = kBlock * kWidth;
 constexpr int kWholeSteps = 8;
@@ -54,13 +70,13 @@ inline int64_t token_stride(int64_t cols) {
 }
 
 inline void prepare_floats(const float* x, int64_t cols, Value* out) {
-  for (int64_t first = 0; first < cols; first += kFloatGroup, out += kFloatGroup) {
-    const int64_t filled = cols - first < kFloatGroup ? cols - first : kFloatGroup;
-    uint16_t rounded[kFloatGroup];
-    for (int64_t k = 0; k < filled; ++k) rounded[k] = to_bf16(x[first + k]);
-    for (int64_t k = filled; k < kFloatGroup; ++k) rounded[k] = 0;
-    for (int64_t p = 0; p < kFloatGroup; ++p) out[p] = value_of(rounded[kOrder.of[p]]);
-  }
+  const int64_t whole = cols / kFloatGroup * kFloatGroup;
+  for (int64_t first = 0; first < whole; first += kFloatGroup, out += kFloatGroup)
+    prepare_group(x + first, out);
+  if (whole == cols) return;
+  float last[kFloatGroup] = {};
+  std::memcpy(last, x + whole, (cols - whole) * sizeof(float));
+  prepare_group(last, out);
 }
 
 // One block of 32, `filled` of them given, into lane `lane` of a group.

@@ -74,8 +74,9 @@ inline __attribute__((always_inline)) void multiply_row(const uint8_t* data,
   for (int64_t g = begin; g < end; ++g) {
     const uint8_t* p = data + g * K::kStored;
     const int64_t at = g * K::kPrepared;
-    for (int64_t line = 0; line < K::kStored; line += 64)
-      __builtin_prefetch(p + K::kAhead + line, 0, 2);
+    if constexpr (K::kAhead > 0)
+      for (int64_t line = 0; line < K::kStored; line += 64)
+        __builtin_prefetch(p + K::kAhead + line, 0, 2);
     typename K::Sum sum[kCount];
     for (int t = 0; t < kCount; ++t) sum[t] = K::start(x[t] + at);
     K::decode(p, [&](int step, auto w) __attribute__((always_inline)) {

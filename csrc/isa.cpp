@@ -36,6 +36,8 @@ const Kernels& table() {
       attend,
       select_scratch_bytes,
       select,
+      merge_scratch_bytes,
+      merge,
       rms_norm,
       rotate,
       swiglu,

@@ -73,13 +73,22 @@ void attend(Address q, Address rows, Address chosen, int64_t count, int64_t widt
                    scratch.get<uint8_t>(kernels().attend_scratch_bytes(layout, heads)));
 }
 
+// Chosen from `parts` parts of the entries one by one, then merged.
 void select(Address q, Address weights, int64_t heads, Address keys, int64_t count, int64_t width,
-            int64_t k, Address out) {
+            int64_t k, int64_t parts, Address out) {
+  const Kernels& table = kernels();
   const KeyLayout layout{width};
-  Scratch scratch;
-  kernels().select(at<uint8_t>(q), at<float>(weights), heads, at<uint8_t>(keys), count, layout, k,
-                   at<int32_t>(out),
-                   scratch.get<uint8_t>(kernels().select_scratch_bytes(layout, heads, k)));
+  Scratch scratch, merging;
+  std::vector<float> scores(parts * k);
+  std::vector<int32_t> entries(parts * k);
+  int64_t held = 0;
+  for (int64_t i = 0; i < parts; ++i)
+    held += table.select(at<uint8_t>(q), at<float>(weights), heads, at<uint8_t>(keys),
+                         count * i / parts, count * (i + 1) / parts, layout, k,
+                         scores.data() + held, entries.data() + held,
+                         scratch.get<uint8_t>(table.select_scratch_bytes(layout, heads, k)));
+  table.merge(scores.data(), entries.data(), held, k, at<int32_t>(out),
+              merging.get<uint8_t>(table.merge_scratch_bytes(k)));
 }
 
 void rms_norm(Address x, int64_t n, Address weight, float eps, Address out) {

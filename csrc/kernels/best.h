@@ -38,10 +38,23 @@ class Best {
     }
   }
 
-  // Ascending; at least k must have been taken.
-  void give(int32_t* out) {
+  // One entry, as `take`.
+  void take_one(float score, int32_t entry) {
+    if (!open_ && !(score > bar_)) return;
+    if (held_ + kWidth > capacity(k_)) {
+      prune();
+      if (!(score > bar_)) return;
+    }
+    score_[held_] = score;
+    entry_[held_++] = entry;
+  }
+
+  // The best, at most k, ascending by entry; returns how many. `scores` may be null.
+  int64_t give(float* scores, int32_t* entries) {
     if (held_ > k_) prune();
-    std::memcpy(out, entry_, k_ * sizeof(int32_t));
+    if (scores != nullptr) std::memcpy(scores, score_, held_ * sizeof(float));
+    std::memcpy(entries, entry_, held_ * sizeof(int32_t));
+    return held_;
   }
 
  private:

@@ -129,19 +129,16 @@ inline void score_tile(const SelectParts& parts, F* score) {
   }
 }
 
-void select(const uint8_t* q, const float* weights, int64_t heads, const uint8_t* keys,
-            int64_t count, const KeyLayout& layout, int64_t k, int32_t* out, void* scratch) {
-  if (count <= k) {
-    for (int64_t i = 0; i < k; ++i) out[i] = i < count ? static_cast<int32_t>(i) : -1;
-    return;
-  }
+int64_t select(const uint8_t* q, const float* weights, int64_t heads, const uint8_t* keys,
+               int64_t first, int64_t last, const KeyLayout& layout, int64_t k, float* scores,
+               int32_t* entries, void* scratch) {
   SelectParts parts(layout, heads, scratch);
   parts.rest = static_cast<uint8_t*>(parts.best) + Best::bytes(k);
   lay_out_heads(q, weights, heads, layout, parts);
   const float safe = safe_scale(parts);
   Best best(k, parts.best);
-  for (int64_t begin = 0; begin < count; begin += kTileKeys) {
-    const int64_t n = count - begin < kTileKeys ? count - begin : kTileKeys;
+  for (int64_t begin = first; begin < last; begin += kTileKeys) {
+    const int64_t n = last - begin < kTileKeys ? last - begin : kTileKeys;
     const uint8_t* from = keys + begin * layout.stride();
     if (n < kTileKeys) {
       std::memset(parts.rest, 0, kTileKeys * layout.stride());
@@ -162,7 +159,22 @@ void select(const uint8_t* q, const float* weights, int64_t heads, const uint8_t
       best.take(score[v], begin + v * kWidth, rest < kWidth ? rest : kWidth);
     }
   }
-  best.give(out);
+  return best.give(scores, entries);
+}
+
+int64_t merge_scratch_bytes(int64_t k) { return Best::bytes(k); }
+
+void merge(const float* scores, const int32_t* entries, int64_t count, int64_t k, int32_t* out,
+           void* scratch) {
+  int64_t held = count;
+  if (count <= k) {
+    std::memcpy(out, entries, count * sizeof(int32_t));
+  } else {
+    Best best(k, scratch);
+    for (int64_t i = 0; i < count; ++i) best.take_one(scores[i], entries[i]);
+    held = best.give(nullptr, out);
+  }
+  for (int64_t i = held; i < k; ++i) out[i] = -1;
 }
 
 }  // namespace

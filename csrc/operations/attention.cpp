@@ -71,6 +71,44 @@ void compress(const Compressor& c, const CompressorView& state, const float* val
   }
 }
 
+// Entries from which it pays to let another thread help with the choice of one token.
+constexpr int64_t kEntriesPerPart = 1024;
+
+// The entries that every token attends to: chosen [tokens, topk]. q: the indexer's queries as keys.
+void choose_entries(Workspace& w, const Indexer& indexer, const uint8_t* q, const float* weights,
+                    const uint8_t* keys, int64_t tokens, int64_t start, int32_t* chosen) {
+  const Kernels& k = kernels();
+  const KeyLayout layout = indexer.layout();
+  const int64_t ratio = indexer.compressor.ratio, topk = indexer.topk, heads = indexer.heads;
+  // With fewer tokens than threads the entries are shared out.
+  const int64_t shares = (thread_count() + tokens - 1) / tokens;
+  const int64_t parts =
+      std::clamp<int64_t>((start + tokens) / ratio / kEntriesPerPart, 1, shares);
+  float* scores = w.floats[6].get<float>(tokens * parts * topk);
+  int32_t* entries = w.numbers[1].get<int32_t>(tokens * parts * topk);
+  int64_t* held = w.numbers[2].get<int64_t>(tokens * parts);
+  const int64_t scratch = k.select_scratch_bytes(layout, heads, topk);
+  each(tokens * parts, 1, [&](int64_t i, int thread) {
+    const int64_t t = i / parts, part = i % parts, count = (start + t + 1) / ratio;
+    held[i] = k.select(q + t * heads * layout.stride(), weights + t * heads, heads, keys,
+                       count * part / parts, count * (part + 1) / parts, layout, topk,
+                       scores + i * topk, entries + i * topk, w.thread_bytes(thread, scratch));
+  });
+  const int64_t merging = k.merge_scratch_bytes(topk);
+  each(tokens, 8, [&](int64_t t, int thread) {
+    float* own_scores = scores + t * parts * topk;
+    int32_t* own = entries + t * parts * topk;
+    int64_t total = held[t * parts];
+    for (int64_t part = 1; part < parts; ++part) {
+      const int64_t count = held[t * parts + part];
+      std::memmove(own_scores + total, own_scores + part * topk, count * sizeof(float));
+      std::memmove(own + total, own + part * topk, count * sizeof(int32_t));
+      total += count;
+    }
+    k.merge(own_scores, own, total, topk, chosen + t * topk, w.thread_bytes(thread, merging));
+  });
+}
+
 }  // namespace
 
 void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerView& state,
@@ -171,14 +209,9 @@ void Attention::run(const float* x, int64_t tokens, int64_t start, const LayerVi
   int32_t* chosen = nullptr;
   if (choose) {
     chosen = w.numbers[0].get<int32_t>(tokens * indexer.topk);
-    const int64_t scratch = k.select_scratch_bytes(key_layout, index_heads, indexer.topk);
-    each(tokens, 1, [&](int64_t t, int thread) {
-      float* own = head_weights + t * index_heads;
-      for (int64_t h = 0; h < index_heads; ++h) own[h] *= indexer.scale;
-      k.select(index_rows + t * index_heads * key_layout.stride(), own, index_heads,
-               state.indexer.entries, (start + t + 1) / ratio, key_layout, indexer.topk,
-               chosen + t * indexer.topk, w.thread_bytes(thread, scratch));
-    });
+    for (int64_t i = 0; i < tokens * index_heads; ++i) head_weights[i] *= indexer.scale;
+    choose_entries(w, indexer, index_rows, head_weights, state.indexer.entries, tokens, start,
+                   chosen);
     clock.mark(kSelect);
   }
 

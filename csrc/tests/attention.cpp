@@ -127,11 +127,21 @@ void select(const Kernels& table, const KeyLayout& layout, int64_t heads, int64_
 
   Block<int32_t> out(k);
   Block<uint8_t> scratch(table.select_scratch_bytes(layout, heads, k));
-  table.select(q.get(), weights.get(), heads, keys.get(), count, layout, k, out.get(),
-               scratch.get());
-  exact(table, "select stays in bounds", !(out.overrun() || scratch.overrun()));
+  Block<uint8_t> merging(table.merge_scratch_bytes(k));
+  // From three parts, so that merging is tried too.
+  Block<float> found(3 * k);
+  Block<int32_t> numbers(3 * k);
+  int64_t held = 0;
+  for (int64_t i = 0; i < 3; ++i)
+    held += table.select(q.get(), weights.get(), heads, keys.get(), count * i / 3,
+                         count * (i + 1) / 3, layout, k, found.get() + held, numbers.get() + held,
+                         scratch.get());
+  table.merge(found.get(), numbers.get(), held, k, out.get(), merging.get());
+  exact(table, "select stays in bounds",
+        !(out.overrun() || scratch.overrun() || merging.overrun() || found.overrun() ||
+          numbers.overrun()));
 
-  const int64_t held = std::min(k, count);
+  held = std::min(k, count);
   std::vector<bool> taken(count, false);
   bool shape = true;
   for (int64_t i = 0; i < k; ++i) {

@@ -36,12 +36,17 @@ def values(keys: Tensor, width: int) -> Tensor:
 
 
 def select(q: Tensor, weights: Tensor, keys: Tensor, width: int, k: int) -> Tensor:
-    out = torch.full((k,), -7, dtype=torch.int32)
-    native.kernels.select(
-        q.data_ptr(), weights.data_ptr(), len(weights), keys.data_ptr(), len(keys), width, k,
-        out.data_ptr(),
-    )  # fmt: skip
-    return out
+    """Chosen from all keys at once, which must be what is chosen from parts of them and merged."""
+    found = []
+    for parts in (1, 2, 5):
+        out = torch.full((k,), -7, dtype=torch.int32)
+        native.kernels.select(
+            q.data_ptr(), weights.data_ptr(), len(weights), keys.data_ptr(), len(keys), width, k,
+            parts, out.data_ptr(),
+        )  # fmt: skip
+        found.append(out)
+    assert all(torch.equal(out, found[0]) for out in found)
+    return found[0]
 
 
 def scores(q: Tensor, weights: Tensor, keys: Tensor, width: int) -> Tensor:

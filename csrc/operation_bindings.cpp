@@ -15,8 +15,8 @@
 #include "operations/ceiling.h"
 #include "operations/connection.h"
 #include "operations/experts.h"
+#include "operations/model.h"
 #include "operations/product.h"
-#include "operations/stack.h"
 #include "operations/workspace.h"
 
 namespace nb = nanobind;
@@ -195,27 +195,33 @@ void bind_mixture(nb::module_& m) {
           "y"_a);
 }
 
-void bind_stack(nb::module_& m) {
+void bind_model(nb::module_& m) {
   using Parts = std::tuple<const Connection*, const Attention*, const Connection*, const Mixture*>;
-  nb::class_<Stack>(m, "Stack")
-      .def("__init__",
-           [](Stack* self, const std::vector<Parts>& layers) {
-             new (self) Stack;
-             for (const auto& [first, attention, second, experts] : layers)
-               self->layers.push_back({first, attention, second, experts});
-           })
-      .def("run", [](const Stack& self, Address x, Address ids, int64_t tokens, int64_t start,
-                     const std::vector<std::vector<State>>& states, Address scores, Address picked,
-                     Address out) {
-        std::vector<std::vector<LayerView>> views;
-        for (const auto& sequences : states) {
-          views.emplace_back();
-          for (const State& state : sequences) views.back().push_back(layer(state));
-        }
-        nb::gil_scoped_release release;
-        self.run(at<float>(x), at<int64_t>(ids), tokens, start, views, at<float>(scores),
-                 at<int64_t>(picked), at<float>(out));
-      });
+  nb::class_<Model>(m, "Model")
+      .def(
+          "__init__",
+          [](Model* self, const Matrix& embedding, const std::vector<Parts>& layers,
+             const Collapse* collapse, const Matrix& head) {
+            new (self) Model{embedding, {}, collapse, head};
+            for (const auto& [first, attention, second, experts] : layers)
+              self->layers.push_back({first, attention, second, experts});
+          },
+          nb::kw_only(), "embedding"_a, "layers"_a, "collapse"_a, "head"_a)
+      .def(
+          "run",
+          [](const Model& self, Address ids, int64_t tokens, int64_t start,
+             const std::vector<std::vector<State>>& states, Address streams, Address scores,
+             Address picked, Address logits, bool last_only) {
+            std::vector<std::vector<LayerView>> views;
+            for (const auto& sequences : states) {
+              views.emplace_back();
+              for (const State& state : sequences) views.back().push_back(layer(state));
+            }
+            const Results results{at<float>(streams), at<float>(scores), at<int64_t>(picked),
+                                  at<float>(logits), last_only};
+            nb::gil_scoped_release release;
+            self.run(at<int64_t>(ids), tokens, start, views, results);
+          });
 }
 
 // y [tokens, rows] = x [tokens, cols] times a weight.
@@ -239,7 +245,7 @@ void bind_operations(nb::module_& m) {
   bind_connection(m);
   bind_attention(m);
   bind_mixture(m);
-  bind_stack(m);
+  bind_model(m);
   m.def("multiply", &multiply_matrix, NoGil());
   m.def(
       "read_pass",

@@ -26,6 +26,7 @@ enum Stage : int {
   kGateUp,
   kDown,
   kHead,
+  kEmbed,
   kStages
 };
 extern const char* const kStageNames[kStages];
@@ -54,12 +55,12 @@ class Clock {
 
 // Buffers by use; a buffer lives until the same one is asked for again.
 struct Workspace {
-  std::recursive_mutex busy;  // a stack holds it while the parts of its layers take it again
+  std::recursive_mutex busy;  // a whole pass holds it while its parts take it again
   Scratch prepared[4];
   Scratch floats[10];
   Scratch bytes[4];
   Scratch numbers[4];
-  Scratch stack[5];              // what a layer keeps between its parts
+  Scratch model[5];              // what a pass keeps between the parts of its layers
   std::vector<Scratch> threads;  // one per thread
 
   uint8_t* thread_bytes(int thread, int64_t count) {

@@ -84,11 +84,10 @@ def bench(
     interleave()
     use_threads(count, policy)
     loaded = _load(model, numerics)
-    about = _about(loaded, bounds)
     if explain:
-        _explain(loaded, lengths, depths, tokens, repeat, bounds, about, as_json)
+        _explain(loaded, lengths, depths, tokens, repeat, bounds, as_json)
     else:
-        _speed(loaded, lengths, depths, tokens, repeat, bounds, about, as_json)
+        _speed(loaded, lengths, depths, tokens, repeat, bounds, as_json)
 
 
 def sizes(text: str, least: int) -> list[int]:
@@ -156,11 +155,11 @@ def _speed(
     tokens: int,
     repeat: int,
     bounds: Ceilings,
-    about: dict[str, Any],
     as_json: bool,
 ) -> None:
     from dsv4.cli.console import output, progress, size
     from dsv4.evaluation import roofline, speed
+    from dsv4.evaluation.machine import reread
 
     transformer = model.transformer
     whole = speed.work(lengths, depths, tokens, repeat)
@@ -186,9 +185,10 @@ def _speed(
             if prompt
             else roofline.forward_cost(transformer, timing.size + tokens * repeat // 2)
         )
-        floor, all_stages = roofline.floor(cost, bounds), roofline.total(cost)
+        around = reread(bounds)
+        floor, all_stages = roofline.floor(cost, around), roofline.total(cost)
         per_pass = timing.tokens if prompt else 1
-        result = about | {
+        result = _about(model, around) | {
             timing.kind: timing.size,
             "tokens": timing.tokens,
             "tokens_per_second": round(timing.tokens_per_second, 3),
@@ -204,7 +204,7 @@ def _speed(
         results.append(result)
         if as_json:
             print(json.dumps(result), flush=True)
-    if as_json:
+    if as_json or not results:
         return
     from rich.table import Table
 
@@ -223,7 +223,7 @@ def _speed(
             size(result["peak_rss_bytes"]),
         )
     out = output()
-    out.print(_headline(about), "", table, sep="\n", markup=False)
+    out.print(_headline(results[-1]), "", table, sep="\n", markup=False)
 
 
 def _explain(
@@ -233,17 +233,15 @@ def _explain(
     tokens: int,
     repeat: int,
     bounds: Ceilings,
-    about: dict[str, Any],
     as_json: bool,
 ) -> None:
     from dsv4.cli.console import output, progress
     from dsv4.evaluation import profile, speed
+    from dsv4.evaluation.machine import reread
 
     transformer = model.transformer
     profile.require_clock(transformer)
     speed.warm_up(transformer)
-    if not as_json:
-        output().print(_headline(about), markup=False)
     jobs = [("prefill", length) for length in lengths] + [("decode", depth) for depth in depths]
     for kind, count in jobs:
         whole = repeat * count if kind == "prefill" else count + tokens
@@ -252,9 +250,13 @@ def _explain(
                 shown = profile.profile_prefill(transformer, count, repeat, bounds, done)
             else:
                 shown = profile.profile_decode(transformer, count, tokens, bounds, done)
+        shown = shown.against(reread(bounds))
+        about = _about(model, shown.ceilings)
         if as_json:
             print(json.dumps(about | _profile(shown)), flush=True)
         else:
+            if (kind, count) == jobs[0]:
+                output().print(_headline(about), markup=False)
             _show_profile(shown)
 
 

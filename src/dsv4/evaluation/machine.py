@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import resource
 import statistics
@@ -64,6 +65,21 @@ def ceilings(threads: int, *, bf16: bool = True) -> Ceilings:
     f32 = _gemm_rate(torch.float32)
     read, best = _read_rates(threads)
     return Ceilings(threads, read, f32, _bf16_rate(f32) if bf16 else 0.0, best)
+
+
+def reread(before: Ceilings) -> Ceilings:
+    """The same machine after a measurement: memory read once more, and the mean of both readings.
+
+    Memory that others use too can be a third slower or faster a minute later. Starts the process's
+    high-water mark anew, since the pass needs memory.
+    """
+    read, best = _read_rates(before.threads)
+    reset_peak()
+    return dataclasses.replace(
+        before,
+        read_bytes=(before.read_bytes + read) / 2,
+        best_read_bytes=max(before.best_read_bytes, best),
+    )
 
 
 def _read_rates(threads: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ The native operations keep a clock per stage; what is left of a pass is Python a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsv4.errors import UsageError
 from dsv4.evaluation import roofline
@@ -18,7 +18,7 @@ from dsv4.numerics.policy import FAST
 from dsv4.ops.cpu import hint, kernels, reason
 
 REST = "python"
-"""The row of what no stage accounts for: Python, torch, dispatch and the embedding."""
+"""The row of what no stage accounts for: Python, torch and dispatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ class Profile:
     tokens: int
     rows: tuple[Row, ...]
     ceilings: Ceilings
+
+    def against(self, ceilings: Ceilings) -> Profile:
+        """The same pass beside another reading of the machine's ceilings."""
+        rows = [replace(row, floor=Cost(row.bytes, row.flops).floor(ceilings)) for row in self.rows]
+        return replace(self, rows=tuple(rows), ceilings=ceilings)
 
     @property
     def seconds(self) -> float:

@@ -32,7 +32,6 @@ from dsv4.numerics.quantized import Weight
 STAGES = (
     "connect project compress query select attend output route gate_up down head embed"
 ).split()
-"""`embed` is no native stage: its work is in the time that Python and torch take."""
 
 FLOAT = 4
 """Bytes of a float32 row element in the compressors' rings."""

@@ -98,25 +98,24 @@ class Transformer(nn.Module):
         start = self._check(ids_BT, state)
         if state is None and self.numerics.packed:
             state = self.new_state(ids_BT.shape[0])
-        x_BTD = self.embed(ids_BT, self.numerics.dtype)
-        streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
-        whole = ops.fused("layers", self, self.numerics)
+        whole = ops.fused("model", self, self.numerics)
         if whole is not None and state is not None:
-            streams, scores_LNE, experts_LNK = whole(streams, ids_BT, start, state.layers)
+            logits_BTV, streams, scores_LNE, experts_LNK = whole(
+                ids_BT, start, state.layers, last_only
+            )
             rows = zip(scores_LNE.unbind(), experts_LNK.unbind(), strict=True)
-            routing = [Routing(*row) for row in rows]
+            output = Output(logits_BTV, streams, tuple(Routing(*row) for row in rows))
         else:
-            streams, routing = self._layer_by_layer(streams, ids_BT, start, state)
+            output = self._layer_by_layer(ids_BT, start, state, last_only)
         if state is not None:
             state.length += ids_BT.shape[1]
-        seen = streams[:, -1:] if last_only else streams
-        x_BTD = collapse_head(seen, self, self.numerics)
-        return Output(self._logits(x_BTD), streams, tuple(routing))
+        return output
 
     def _layer_by_layer(
-        self, streams: Tensor, ids_BT: Tensor, start: int, state: State | None
-    ) -> tuple[Tensor, list[Routing]]:
-        """Streams after the last layer, and every router's choice."""
+        self, ids_BT: Tensor, start: int, state: State | None, last_only: bool
+    ) -> Output:
+        x_BTD = self.embed(ids_BT, self.numerics.dtype)
+        streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
         ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
         hashed = self.config.num_hash_layers
@@ -129,7 +128,9 @@ class Transformer(nn.Module):
             part = state.layers[i] if state is not None else None
             streams, choice = layer(streams, ids_BT, start, part, self.numerics)
             routing.append(choice)
-        return streams, routing
+        seen = streams[:, -1:] if last_only else streams
+        x_BTD = collapse_head(seen, self, self.numerics)
+        return Output(self._logits(x_BTD), streams, tuple(routing))
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
@@ -176,7 +177,9 @@ class Transformer(nn.Module):
                 f"{start + ids_BT.shape[1]} tokens exceed the context of "
                 f"{self.config.max_position_embeddings}"
             )
-        low, high = (int(bound) for bound in torch.aminmax(ids_BT))
+        # A single id, as in decoding, is looked at in less time than a reduction takes.
+        bounds = (ids_BT, ids_BT) if ids_BT.numel() == 1 else torch.aminmax(ids_BT)
+        low, high = (int(bound) for bound in bounds)
         if low < 0 or high >= self.config.vocab_size:
             raise UsageError(
                 f"token id {low if low < 0 else high} is outside the vocabulary "

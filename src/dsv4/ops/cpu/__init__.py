@@ -13,10 +13,10 @@ def register() -> None:
         for kind in KINDS:
             KINDS[kind] = Fused(kind, reason=f"no native kernels: {reason()}; {hint()}")
         return
-    from dsv4.ops.cpu import stack, sublayers
+    from dsv4.ops.cpu import model, sublayers
 
     why = f"native kernels for {kernels.instruction_set()}"
-    offer("layers", "cpu", stack.layers, why)
+    offer("model", "cpu", model.model, why)
     offer("connections", "cpu", sublayers.connections, why)
     offer("attention", "cpu", sublayers.Attention, why)
     offer("mixture", "cpu", sublayers.mixture, why)

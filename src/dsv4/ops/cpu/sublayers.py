@@ -264,7 +264,7 @@ class Collapse:
         config = module.config
         self._handles = Handles()
         vector = self._handles.vector
-        self._native = native.Collapse(
+        self.native = native.Collapse(
             fn=vector(module.hc_head_fn),
             base=vector(module.hc_head_base),
             scale=vector(module.hc_head_scale),
@@ -280,7 +280,7 @@ class Collapse:
         B, T, _, D = streams_BTSD.shape
         streams_BTSD = streams_BTSD.contiguous()
         x_BTD = torch.empty(B, T, D)
-        self._native.run(streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr())
+        self.native.run(streams_BTSD.data_ptr(), B * T, x_BTD.data_ptr())
         return x_BTD
 
 

@@ -12,7 +12,8 @@ using Task = void (*)(void* context, int64_t task, int thread);
 int thread_count();
 void set_thread_count(int threads);  // >= 1; only between calls
 
-// Runs every task once, on all threads (the caller is thread 0), and returns when all are done.
+// Runs every task once, on all threads (the caller is thread 0), and returns when all are done;
+// `tasks` < 2^32.
 // Every thread begins with a run of neighbouring tasks and takes over others' when it is done. Not
 // reentrant; a lock serialises callers of several threads.
 void run(int64_t tasks, Task fn, void* context);

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from dsv4.cli.loading import parse_size
 from dsv4.errors import UsageError
@@ -47,6 +48,28 @@ def test_the_number_of_threads_is_taken() -> None:
     try:
         assert threads.use(3) == 3 == native.thread_count()
         assert threads.use(None) == threads.cores() == native.thread_count()
+    finally:
+        native.set_thread_count(before)
+
+
+@pytest.mark.skipif(native is None, reason="no native kernels")
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_every_task_is_done_once_however_late_threads_come(count: int) -> None:
+    """Thousands of short calls in a row, on more threads than there are cores: many threads come
+    when the call, or the one after it, is over. A task that is left out leaves NaN in its rows."""
+    weight = torch.randn(1500, 64)
+    matrix = native.Matrix(weight.data_ptr(), 0, 1500, 64, 0)
+    x = torch.randn(3, 64)
+    want = x.bfloat16().float() @ weight.T
+    before = native.thread_count()
+    try:
+        threads.use(count)
+        y = torch.empty(3, 1500)
+        for tokens in [1, 3] * 1000:
+            y.fill_(torch.nan)
+            native.multiply(x.data_ptr(), tokens, matrix, y.data_ptr())
+            assert torch.allclose(y[:tokens], want[:tokens], rtol=1e-4, atol=1e-4)
+            assert bool(y[tokens:].isnan().all())
     finally:
         native.set_thread_count(before)
 

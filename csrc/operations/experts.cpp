@@ -84,10 +84,15 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   };
   if (group == nullptr) {
     for (int64_t e = 0; e < E; ++e) add(e);
+    segments.push_back({&shared, routed, all});
   } else {
-    for (const int64_t e : *group) add(e);
+    for (const int64_t e : *group) {
+      if (e < E)
+        add(e);
+      else
+        segments.push_back({&shared, routed, all});
+    }
   }
-  if (last) segments.push_back({&shared, routed, all});
 
   bool whole_inputs = false, whole_hidden = false;
   for (const Segment& s : segments) {
@@ -121,21 +126,19 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   });
   clock.mark(kGateUp);
 
-  float* shared_out = w.floats[3].get<float>(tokens * hidden);
-  if (parts == nullptr) parts = w.floats[4].get<float>(routed * hidden);
+  if (parts == nullptr) parts = w.floats[3].get<float>(all * hidden);
   int32_t* numbers = w.numbers[3].get<int32_t>(all);
   for (int64_t i = 0; i < all; ++i) numbers[i] = static_cast<int32_t>(i);
   products.clear();
   for (const Segment& s : segments) {
-    float* out = s.expert == &shared ? shared_out : parts + s.begin * hidden;
-    products.push_back({ready, numbers + s.begin, s.end - s.begin, s.expert->w2, 0, hidden, out,
-                        hidden});
+    products.push_back({ready, numbers + s.begin, s.end - s.begin, s.expert->w2, 0, hidden,
+                        parts + s.begin * hidden, hidden});
   }
   multiply(w, products);
   if (last)
     each(tokens, 4, [&](int64_t t, int) {
       float* out = y + t * hidden;
-      const float* extra = shared_out + t * hidden;
+      const float* extra = parts + (routed + t) * hidden;
       const float* own = parts + place[t * chosen] * hidden;
       for (int64_t c = 0; c < hidden; ++c) out[c] = own[c];
       for (int64_t j = 1; j < chosen; ++j) {

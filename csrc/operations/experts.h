@@ -27,9 +27,10 @@ struct Mixture {
   void route(const float* x, const int64_t* ids, int64_t tokens, float* scores, int64_t* picked,
              float* weights) const;
 
-  // y [tokens, hidden] = shared expert + weighted routed experts. The routed ones come in groups
-  // when not all are at hand at once: `group` (sorted) are those to compute now, null for all;
-  // `parts` [tokens * chosen, hidden] keeps their outputs until the last group, which writes y.
+  // y [tokens, hidden] = shared expert + weighted routed experts. They come in groups when not all
+  // are at hand at once: `group` are those to compute now, the shared one under the number that
+  // follows the routed, null for all; `parts` [tokens * (chosen + 1), hidden] keeps their outputs
+  // until the last group, which writes y.
   void run(const float* x, int64_t tokens, const int64_t* picked, const float* weights,
            const std::vector<int64_t>* group, bool last, float* parts, float* y) const;
 };

@@ -1,4 +1,4 @@
-"""Reading routed experts from their files: where each lies, and the threads that fetch them.
+"""Reading routed experts from their files: where each lies, and how its bytes get into memory.
 
 A slot is a page-aligned piece of memory that takes one expert. Tensors that follow each other in
 a file are read together; every read starts at a page of the slot and keeps the file's own
@@ -8,9 +8,7 @@ position within the page, so that the kernel can move bytes from the disk straig
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,58 +201,3 @@ def _fill(span: Span, descriptor: int, into: memoryview, start: int, needed: int
             )
         done += got
     return done
-
-
-class ReadPool:
-    """A few threads that run jobs, urgent ones first, each kind in the order it came."""
-
-    def __init__(self, threads: int) -> None:
-        self._ready = threading.Condition()
-        self._urgent: deque[Callable[[], None]] = deque()
-        self._ahead: deque[Callable[[], None]] = deque()
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"dsv4-experts-{i}", daemon=True)
-            for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, job: Callable[[], None], *, urgent: bool) -> None:
-        """Queue a job. It must not raise."""
-        with self._ready:
-            assert not self._closed
-            (self._urgent if urgent else self._ahead).append(job)
-            self._ready.notify()
-
-    def withdraw(self, job: Callable[[], None]) -> bool:
-        """Take back a job that was not urgent; False if it has begun."""
-        with self._ready:
-            if job not in self._ahead:
-                return False
-            self._ahead.remove(job)
-            return True
-
-    def stop(self) -> None:
-        """Drop jobs that have not begun and let the threads end after those that have."""
-        with self._ready:
-            self._closed = True
-            self._urgent.clear()
-            self._ahead.clear()
-            self._ready.notify_all()
-
-    def join(self) -> None:
-        """Wait until the threads have ended."""
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        while True:
-            with self._ready:
-                while not (self._urgent or self._ahead or self._closed):
-                    self._ready.wait()
-                if self._closed:
-                    return
-                job = (self._urgent or self._ahead).popleft()
-            job()
-            del job  # what it refers to may go while this thread waits

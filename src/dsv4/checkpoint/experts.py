@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,23 +25,33 @@ from dsv4.checkpoint.expert_reads import (
     Files,
     Key,
     Matrices,
-    ReadPool,
     expert_sources,
     matrices,
     slot_pages,
     spans,
 )
 from dsv4.checkpoint.plan import Plan
+from dsv4.checkpoint.read_queue import Reading, ReadQueue, pieces
 from dsv4.errors import UsageError
+
+THREADS = 4
+"""Reads under way at once: with pieces of `read_queue.PIECE` enough for the disk's bandwidth."""
+
+ACQUIRED: Final = -1
+"""Place in the queue of reads of what a layer waits for; read ahead has its doubt, 0 and more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What a store did so far, counted in experts.
 
-    `hits`: acquired while in memory or being read; `misses`: acquired and only then asked for
-    from the disk; `prefetched`: read ahead of any acquire, of which `prefetch_used` were acquired
-    before they had to go. `bytes_read` from disk; `seconds_waited` in acquire, over all threads.
+    `hits`: acquired while in memory or being read; `misses`: acquired before anything was read of
+    them; `prefetched`: read ahead of any acquire, at least in part, of which `prefetch_used` were
+    acquired before they had to go.
+
+    `bytes_read` from disk; `bytes_cold` of them had to be read: they belong to experts that were
+    acquired and not in memory, nor left there by a guess that came to nothing. `seconds_waited`
+    over all threads.
     """
 
     hits: int = 0
@@ -48,34 +59,36 @@ class Stats:
     prefetched: int = 0
     prefetch_used: int = 0
     bytes_read: int = 0
+    bytes_cold: int = 0
     seconds_waited: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """An expert that has a slot. `job`: its read, until that ends; then there are `matrices`,
-    or an `error` that says why not.
+    """An expert that has a slot: with a `reading` until that ends, then with `matrices`, or an
+    `error` that says why not.
     """
 
     key: Key
     slot: int
     pins: int = 0
-    job: partial[None] | None = None
+    reading: Reading | None = None
     matrices: Matrices | None = None
     error: Exception | None = None
 
 
-def _abandon(pool: ReadPool, files: Files) -> None:
+def _abandon(queue: ReadQueue, files: Files) -> None:
     """Stop the threads of a store that nobody can use any more (so no read is under way)."""
-    pool.stop()
+    queue.stop()
     files.close()
 
 
 class ExpertStore:
     """Experts on demand, within a budget of bytes. Safe to use from several threads.
 
-    `acquire` pins what it returns; a thread should `release` before it acquires again, since
-    threads that hold experts while they wait for others can block each other for ever.
+    `acquire` pins experts and has them read, `arrived` hands them out as they come, and `release`
+    lets them go. A thread should release before it acquires again, since threads that hold experts
+    while they wait for others can block each other for ever.
 
     All layers share the slots. The expert with the lowest rank goes first (see `Ranking`).
     """
@@ -86,7 +99,7 @@ class ExpertStore:
         budget: int,
         *,
         least: int = 1,
-        threads: int = 4,
+        threads: int = THREADS,
         direct: bool = True,
     ) -> None:
         """`budget`: bytes for all slots; `least`: experts that must fit; `threads` read.
@@ -96,6 +109,9 @@ class ExpertStore:
         """
         self._sources = dict(sources)
         self._spans = {key: spans(expert) for key, expert in self._sources.items()}
+        self._sizes = {
+            key: sum(span.stop - span.start for span in reads) for key, reads in self._spans.items()
+        }
         self._slot_bytes = PAGE * max(slot_pages(reads) for reads in self._spans.values())
         self._capacity = min(budget // self._slot_bytes, len(self._sources))
         if self._capacity < min(least, len(self._sources)):
@@ -110,10 +126,10 @@ class ExpertStore:
         self._files = Files(
             {s.file for reads in self._spans.values() for s in reads}, direct=direct
         )
-        self._pool = ReadPool(threads)
+        self._queue = ReadQueue(self._files, threads)
 
-        self._changed = threading.Condition()
-        """Guards all below; notified when a read ends and when pins go."""
+        self._changed = threading.Condition(self._queue.lock)
+        """Guards all below; notified when an expert has been read and when pins go."""
         self._entries: dict[Key, _Entry] = {}
         # Those read ahead, for a layer that has not acquired anything since.
         self._ahead: dict[Key, _Entry] = {}
@@ -126,10 +142,10 @@ class ExpertStore:
         self._counts = {f.name: 0 for f in fields(Stats) if f.name != "seconds_waited"}
         self._waited = 0.0
         self._closed = False
-        self._abandon = weakref.finalize(self, _abandon, self._pool, self._files)
+        self._abandon = weakref.finalize(self, _abandon, self._queue, self._files)
 
     @classmethod
-    def of(cls, plan: Plan, budget: int, *, threads: int = 4) -> ExpertStore:
+    def of(cls, plan: Plan, budget: int, *, threads: int = THREADS) -> ExpertStore:
         """A store for a planned model, with room for a token's experts and as many ahead."""
         least = 2 * plan.config.num_experts_per_tok
         return cls(expert_sources(plan), budget, least=least, threads=threads)
@@ -149,52 +165,71 @@ class ExpertStore:
         with self._changed:
             return Stats(**self._counts, seconds_waited=self._waited)
 
-    def acquire(self, layer: int, experts: Sequence[int]) -> list[Matrices]:
-        """(w1, w3, w2) of each expert, in the order asked; waits for what must be read.
+    def acquire(self, layer: int, experts: Sequence[int]) -> dict[int, Matrices]:
+        """Pin experts and begin to read those that are not in memory; returns those that are.
 
-        The tensors are views of the store's memory, right until `release`. Not more than
-        `capacity` different ones. Raises CheckpointError, with nothing acquired, if one cannot
-        be read.
+        Waits only until there is room for all. Not more than `capacity` different ones. What was
+        read ahead for this layer besides them is no longer protected, nor read on.
         """
         keys = list(dict.fromkeys((layer, expert) for expert in experts))
         assert len(keys) <= self._capacity, (len(keys), self._capacity)
         began = time.monotonic()
         with self._changed:
             self._ranking.use(keys)
-            stale = [key for key in self._ahead if key[0] == layer and key not in keys]
-            for key in stale:
-                self._dismiss(self._ahead[key])
-            held = self._claim(keys)
-            while not all(entry.matrices or entry.error for entry in held.values()):
+            self._dismiss_ahead(layer, keys)
+            self._claim(keys)
+            self._waited += time.monotonic() - began
+            return self._there(keys)
+
+    def arrived(self, layer: int, experts: Iterable[int]) -> dict[int, Matrices]:
+        """(w1, w3, w2) of those of these acquired experts that are in memory, at least one; waits.
+
+        The tensors are views of the store's memory, right until `release`. Raises CheckpointError
+        if one of the experts cannot be read.
+        """
+        keys = [(layer, expert) for expert in experts]
+        began = time.monotonic()
+        with self._changed:
+            while not (there := self._there(keys)):
+                error = next((e.error for k in keys if (e := self._entries[k]).error), None)
+                if error is not None:
+                    raise error
                 self._changed.wait()
             self._waited += time.monotonic() - began
-            error = next((entry.error for entry in held.values() if entry.error), None)
-            if error is not None:
-                self._unpin(held.values())
-                raise error
-            return [self._filled(held[layer, expert]) for expert in experts]
+            return there
 
     def release(self, layer: int, experts: Sequence[int]) -> None:
-        """Let go of what one `acquire` with the same arguments returned."""
+        """Let go of what one `acquire` with the same arguments pinned."""
         with self._changed:
-            self._unpin(self._entries[layer, expert] for expert in dict.fromkeys(experts))
+            for expert in dict.fromkeys(experts):
+                self._unpin((layer, expert))
+            self._changed.notify_all()
 
-    def prefetch(self, layer: int, experts: Sequence[int]) -> None:
-        """Begin to read experts that will be acquired soon, as far as there is room.
+    def prefetch(self, layer: int, experts: Sequence[int], doubt: int = 0) -> None:
+        """Read experts that a layer will acquire soon, as far as there is room, the first first.
 
-        Never waits, and never takes a slot that is pinned or holds what was read ahead and not
-        used yet. What is read ahead for a layer stays until that layer's next `acquire`. A
-        failed read is forgotten: acquiring the expert tries again.
+        Among what is read ahead the order is that of `doubt`, plus one for each place in
+        `experts` unless there is none. Never waits, and never takes a slot that is pinned or holds
+        what was read ahead and not used yet. What is read ahead for a layer stays until that
+        layer's next `prefetch` without it, or `acquire`. A failed read is forgotten: acquiring the
+        expert tries again.
         """
         with self._changed:
             if self._closed:
                 return
             wanted = list(dict.fromkeys((layer, expert) for expert in experts))
+            self._dismiss_ahead(layer, wanted)
             missing = [key for key in wanted if key not in self._entries]
-            slots = self._take(len(missing), wanted)
-            for key, slot in zip(missing, slots, strict=False):
-                self._ahead[key] = self._begin(key, slot, urgent=False)
-                self._counts["prefetched"] += 1
+            slots = iter(self._take(len(missing), wanted))
+            for place, key in enumerate(wanted):
+                order = doubt + place if doubt else 0
+                entry = self._entries.get(key)
+                if entry is None:
+                    if (slot := next(slots, None)) is not None:
+                        self._ahead[key] = self._begin(key, slot, order)
+                elif entry.reading is not None and not entry.pins:
+                    self._ahead[key] = entry
+                    self._queue.put(entry.reading, order)
 
     def groups(self, layer: int, experts: Sequence[int], most: int = 0) -> list[list[int]]:
         """The different ones among `experts` in groups of at most `most`, to acquire in turn.
@@ -212,12 +247,12 @@ class ExpertStore:
         """Stop reading. Tensors that were handed out stay readable; acquiring more fails."""
         with self._changed:
             self._closed = True
-        self._pool.stop()
-        self._pool.join()
+        self._queue.stop()
+        self._queue.join()
         with self._changed:
             for entry in self._entries.values():
                 if entry.matrices is None:
-                    entry.error = UsageError("the expert store was closed")
+                    entry.reading, entry.error = None, UsageError("the expert store was closed")
             self._changed.notify_all()
         self._abandon()
 
@@ -227,7 +262,7 @@ class ExpertStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _claim(self, keys: list[Key]) -> dict[Key, _Entry]:
+    def _claim(self, keys: list[Key]) -> None:
         """Pin an entry for each key, beginning the reads that takes; waits until all have room.
 
         Nothing is pinned while it waits, so that two calls never wait for each other.
@@ -249,64 +284,78 @@ class ExpertStore:
             if key in self._entries:
                 self._adopt(self._entries[key])
             else:
-                self._begin(key, slots.pop(), urgent=True)
+                self._begin(key, slots.pop(), ACQUIRED)
                 self._counts["misses"] += 1
+                self._counts["bytes_cold"] += self._sizes[key]
             entry = self._entries[key]
             entry.pins += 1
             self._loose[entry.slot] = np.inf
-        return {key: self._entries[key] for key in keys}
 
     def _adopt(self, entry: _Entry) -> None:
         """Account for an acquired expert that has a slot; its read may have to hurry up."""
-        if self._ahead.pop(entry.key, None) is None:
-            self._counts["hits"] += 1
-        elif entry.job is not None and self._pool.withdraw(entry.job):
-            self._pool.submit(entry.job, urgent=True)
+        guessed = self._ahead.pop(entry.key, None) is not None
+        if guessed and not self._begun(entry):
             self._counts["misses"] += 1
-            self._counts["prefetched"] -= 1
         else:
             self._counts["hits"] += 1
-            self._counts["prefetch_used"] += 1
+            self._counts["prefetched"] += guessed
+            self._counts["prefetch_used"] += guessed
+        if guessed or (entry.reading is not None and not entry.pins):
+            self._counts["bytes_cold"] += self._sizes[entry.key]
+        if entry.reading is not None:
+            self._queue.put(entry.reading, ACQUIRED)
 
-    def _begin(self, key: Key, slot: int, *, urgent: bool) -> _Entry:
+    def _begin(self, key: Key, slot: int, order: int) -> _Entry:
         """Give an expert a slot and queue its read."""
         entry = _Entry(key, slot)
         self._entries[key] = self._slots[slot] = entry
-        entry.job = partial(self._read, entry)
-        self._pool.submit(entry.job, urgent=urgent)
+        start = slot * self._slot_bytes
+        entry.reading = Reading(
+            pieces(self._spans[key]),
+            self._bytes[start : start + self._slot_bytes],
+            partial(self._ended, entry),
+        )
+        self._queue.put(entry.reading, order)
         return entry
 
-    def _read(self, entry: _Entry) -> None:
-        """Fill the slot of an entry; runs in a reading thread."""
-        start = entry.slot * self._slot_bytes
-        stop = start + self._slot_bytes
-        got, error, found = 0, None, None
-        try:
-            reads = self._spans[entry.key]
-            for span in reads:
-                got += self._files.read(span, self._bytes[start:stop])
-            found = matrices(self._sources[entry.key], reads, self._tensor[start:stop])
-        except Exception as caught:  # whatever it is, it belongs to the thread that waits
-            error = caught
-        with self._changed:
-            entry.matrices, entry.error, entry.job = found, error, None
-            self._counts["bytes_read"] += got
-            if error is not None:
-                self._drop(entry)
-            else:
-                self._loosen(entry)
-            self._changed.notify_all()
+    def _ended(self, entry: _Entry) -> None:
+        """Nothing more is read of an entry; runs in a reading thread."""
+        reading, entry.reading = entry.reading, None
+        assert reading is not None
+        self._counts["bytes_read"] += reading.got
+        entry.error = reading.error
+        if not reading.left and entry.error is None:
+            start = entry.slot * self._slot_bytes
+            slot = self._tensor[start : start + self._slot_bytes]
+            try:
+                entry.matrices = matrices(self._sources[entry.key], self._spans[entry.key], slot)
+            except Exception as caught:  # it belongs to the thread that waits
+                entry.error = caught
+        self._loosen(entry)
+        self._changed.notify_all()
+
+    def _dismiss_ahead(self, layer: int, keep: list[Key]) -> None:
+        """Dismiss what was read ahead for a layer, but none of `keep`."""
+        stale = [key for key in self._ahead if key[0] == layer and key not in keep]
+        for key in stale:
+            self._dismiss(self._ahead[key])
 
     def _dismiss(self, entry: _Entry) -> None:
-        """Stop protecting what was read ahead; forget it if its read has not begun."""
-        if entry.job is not None and self._pool.withdraw(entry.job):
-            self._counts["prefetched"] -= 1
+        """Stop protecting what was read ahead, and reading it; what is incomplete is forgotten."""
+        del self._ahead[entry.key]
+        self._counts["prefetched"] += self._begun(entry)
+        reading = entry.reading
+        if reading is not None and self._queue.withdraw(reading):
+            self._counts["bytes_read"] += reading.got
             self._drop(entry)
         else:
-            del self._ahead[entry.key]
             self._loosen(entry)
         # Another thread may have waited for just this slot, and this one may wait next.
         self._changed.notify_all()
+
+    @staticmethod
+    def _begun(entry: _Entry) -> bool:
+        return entry.reading is None or entry.reading.begun
 
     def _take(self, count: int, keep: list[Key]) -> list[int]:
         """Slots for up to `count` experts, evicting the lowest ranks, but none of `keep`."""
@@ -337,21 +386,24 @@ class ExpertStore:
 
     def _loosen(self, entry: _Entry) -> None:
         """Let an entry be evicted from now on if nothing speaks against it."""
-        if entry.matrices is not None and not entry.pins and entry.key not in self._ahead:
+        if entry.pins or entry.reading is not None:
+            return
+        if entry.matrices is None:
+            self._drop(entry)  # failed, or given up half read
+        elif entry.key not in self._ahead:
             self._loose[entry.slot] = self._ranking[entry.key]
 
-    def _unpin(self, entries: Iterable[_Entry]) -> None:
-        for entry in entries:
-            assert entry.pins > 0, entry.key
-            entry.pins -= 1
-            self._loosen(entry)
-        self._changed.notify_all()
+    def _unpin(self, key: Key) -> None:
+        entry = self._entries[key]
+        assert entry.pins > 0, key
+        entry.pins -= 1
+        self._loosen(entry)
+
+    def _there(self, keys: Iterable[Key]) -> dict[int, Matrices]:
+        """Those of some acquired experts that are in memory."""
+        found = ((key[1], self._entries[key].matrices) for key in keys)
+        return {expert: matrices for expert, matrices in found if matrices is not None}
 
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the expert store was closed")
-
-    @staticmethod
-    def _filled(entry: _Entry) -> Matrices:
-        assert entry.matrices is not None
-        return entry.matrices

@@ -5,7 +5,7 @@ Shapes: N tokens (batch and time flattened), D hidden channels, E experts, K exp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,15 +27,17 @@ class Routing:
     experts_NK: Tensor
 
 
+Matrices = tuple[Weight, Weight, Weight]
+
+
 class ExpertSource(Protocol):
     """Routed experts that are not all in memory (`checkpoint.experts.ExpertStore`)."""
 
     def groups(self, layer: int, experts: Sequence[int]) -> list[list[int]]: ...
-    def acquire(
-        self, layer: int, experts: Sequence[int]
-    ) -> list[tuple[Weight, Weight, Weight]]: ...
+    def acquire(self, layer: int, experts: Sequence[int]) -> dict[int, Matrices]: ...
+    def arrived(self, layer: int, experts: Iterable[int]) -> dict[int, Matrices]: ...
     def release(self, layer: int, experts: Sequence[int]) -> None: ...
-    def prefetch(self, layer: int, experts: Sequence[int]) -> None: ...
+    def prefetch(self, layer: int, experts: Sequence[int], doubt: int = 0) -> None: ...
 
 
 class Expert(nn.Module):
@@ -108,10 +110,14 @@ class MoE(nn.Module):
         out_ND = (routed_ND + shared_ND.float()).to(numerics.dtype)
         return out_ND.view_as(x_BTD), routing
 
-    def read_ahead(self, x_BTD: Tensor, ids_BT: Tensor) -> None:
-        """Have the experts read that `x_BTD`, an estimate of the input to come, would choose."""
+    def read_ahead(self, x_BTD: Tensor, ids_BT: Tensor, doubt: int) -> None:
+        """Have the experts read that `x_BTD`, an estimate of the input to come, would choose.
+
+        `doubt`: see `ExpertStore.prefetch`.
+        """
         fused = ops.fused("mixture", self, FAST)
         if fused is None or self.source is None:
             return
         _, experts_NK, _ = fused.route(x_BTD, ids_BT)
-        self.source.prefetch(self.layer, experts_NK.flatten().tolist())
+        # By place, then by token: what a token scores highest is the last to change.
+        self.source.prefetch(self.layer, experts_NK.T.flatten().tolist(), doubt)

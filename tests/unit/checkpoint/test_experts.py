@@ -7,7 +7,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from dsv4 import checkpoint
 from dsv4.checkpoint import expert_reads
-from dsv4.checkpoint.expert_reads import PAGE, Files, Span, expert_sources, slot_pages, spans
+from dsv4.checkpoint.expert_reads import (
+    PAGE,
+    Files,
+    Matrices,
+    Span,
+    expert_sources,
+    slot_pages,
+    spans,
+)
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.plan import make_plan
 from dsv4.config import preset
@@ -76,6 +84,18 @@ def store_of(folder: Path, slots: int, **options: bool | int) -> ExpertStore:
     return ExpertStore(sources, slots * size, **options)
 
 
+def acquire(store: ExpertStore, layer: int, experts: Sequence[int]) -> list[Matrices]:
+    """Acquire, and wait for all; what could not be read leaves nothing acquired."""
+    found = store.acquire(layer, experts)
+    try:
+        while waiting := set(experts) - found.keys():
+            found |= store.arrived(layer, waiting)
+    except Exception:
+        store.release(layer, experts)
+        raise
+    return [found[expert] for expert in experts]
+
+
 Numbers = tuple[object, ...]
 
 
@@ -105,7 +125,7 @@ def test_every_expert_equals_the_mapped_one(
     model = checkpoint.load(folder)
     with store_of(folder, 3, direct=direct) as store:
         for layer, expert in expert_sources(make_plan(folder)):
-            (matrices,) = store.acquire(layer, [expert])
+            (matrices,) = acquire(store, layer, [expert])
             assert [raw(weight) for weight in matrices] == mapped(model, layer, expert)
             store.release(layer, [expert])
         assert store.stats.misses == len(expert_sources(make_plan(folder)))
@@ -134,7 +154,7 @@ def test_memory_is_what_the_budget_says(fp4: Path) -> None:
         assert store.capacity == 4 and store.nbytes == 4 * size
         for expert in range(COUNT):
             store.prefetch(0, [expert])
-            store.acquire(1, [expert])
+            acquire(store, 1, [expert])
             store.release(1, [expert])
             assert len(store._entries) <= 4
     with ExpertStore(sources, 1 << 30) as store:
@@ -154,11 +174,11 @@ def test_a_budget_that_is_too_small_names_the_least(fp4: Path) -> None:
 
 def test_the_least_used_goes_and_the_pinned_stays(fp4: Path) -> None:
     with store_of(fp4, 3) as store:
-        store.acquire(0, [0])
+        acquire(store, 0, [0])
         for expert in (1, 2, 1):
-            store.acquire(0, [expert])
+            acquire(store, 0, [expert])
             store.release(0, [expert])
-        store.acquire(0, [3])
+        acquire(store, 0, [3])
         store.release(0, [3])
         assert set(store._entries) == {(0, 0), (0, 1), (0, 3)}  # 2 was used less than 1
         store.release(0, [0])
@@ -167,18 +187,18 @@ def test_the_least_used_goes_and_the_pinned_stays(fp4: Path) -> None:
 
 def test_asking_twice_for_the_same_is_one_pin(fp4: Path) -> None:
     with store_of(fp4, 2) as store:
-        first, second, again = store.acquire(0, [4, 5, 4])
+        first, second, again = acquire(store, 0, [4, 5, 4])
         assert again is first and second is not first
         store.release(0, [4, 5, 4])
-        store.acquire(1, [0, 1])
+        acquire(store, 1, [0, 1])
         with pytest.raises(AssertionError):
-            store.acquire(2, [0, 1, 2])  # more than fit
+            acquire(store, 2, [0, 1, 2])  # more than fit
 
 
 def settled(store: ExpertStore) -> None:
     """Wait until nothing is being read."""
     deadline = time.monotonic() + 20
-    while any(entry.job for entry in store._entries.values()):
+    while any(entry.reading for entry in store._entries.values()):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -188,7 +208,7 @@ def test_what_was_read_ahead_is_a_hit(fp4: Path) -> None:
     with store_of(fp4, 4) as store:
         store.prefetch(2, [6, 7])
         settled(store)
-        (matrices,) = store.acquire(2, [7])
+        (matrices,) = acquire(store, 2, [7])
         assert [raw(weight) for weight in matrices] == mapped(model, 2, 7)
         stats = store.stats
         assert (stats.hits, stats.misses, stats.prefetched, stats.prefetch_used) == (1, 0, 2, 1)
@@ -196,12 +216,12 @@ def test_what_was_read_ahead_is_a_hit(fp4: Path) -> None:
 
 def test_read_ahead_takes_no_slot_in_use(fp4: Path) -> None:
     with store_of(fp4, 3) as store:
-        store.acquire(0, [0])
+        acquire(store, 0, [0])
         store.prefetch(1, [0, 1])
         store.prefetch(2, [0, 1])  # no slot is left
         assert set(store._entries) == {(0, 0), (1, 0), (1, 1)}
         settled(store)
-        store.acquire(1, [1])  # layer 1 came, so its other guess may go
+        acquire(store, 1, [1])  # layer 1 came, so its other guess may go
         store.prefetch(2, [0])
         assert set(store._entries) == {(0, 0), (1, 1), (2, 0)}
 
@@ -209,7 +229,7 @@ def test_read_ahead_takes_no_slot_in_use(fp4: Path) -> None:
 def test_an_acquire_takes_slots_of_read_ahead(fp4: Path) -> None:
     with store_of(fp4, 2) as store:
         store.prefetch(1, [0, 1])
-        store.acquire(0, [0, 1])
+        acquire(store, 0, [0, 1])
         assert set(store._entries) == {(0, 0), (0, 1)}
 
 
@@ -251,7 +271,7 @@ def test_an_acquired_expert_overtakes_read_ahead(fp4: Path, gate: _Gate) -> None
     with store_of(fp4, 8, threads=1) as store:
         store.prefetch(0, [0, 1, 2, 3])
         gate.wait()
-        thread = in_thread(lambda: store.acquire(0, [0, 3, 5]))
+        thread = in_thread(lambda: acquire(store, 0, [0, 3, 5]))
         while store.stats.misses < 2:
             time.sleep(0.001)
         gate.open.set()
@@ -265,7 +285,7 @@ def test_an_acquire_waits_for_a_slot_that_is_being_read(fp4: Path, gate: _Gate) 
     with store_of(fp4, 1, threads=1) as store:
         store.prefetch(0, [0])
         gate.wait()
-        thread = in_thread(lambda: store.acquire(1, [0]))
+        thread = in_thread(lambda: acquire(store, 1, [0]))
         gate.open.set()
         thread.join(20)
         assert not thread.is_alive() and set(store._entries) == {(1, 0)}
@@ -275,12 +295,12 @@ def test_closing_ends_a_wait(fp4: Path, gate: _Gate) -> None:
     store = store_of(fp4, 2, threads=1)
     failed = threading.Event()
 
-    def acquire() -> None:
+    def work() -> None:
         with pytest.raises(UsageError, match="closed"):
-            store.acquire(0, [0, 1])
+            acquire(store, 0, [0, 1])
         failed.set()
 
-    thread = in_thread(acquire)
+    thread = in_thread(work)
     gate.wait()
     closing = in_thread(store.close)
     gate.open.set()
@@ -288,7 +308,7 @@ def test_closing_ends_a_wait(fp4: Path, gate: _Gate) -> None:
     closing.join(20)
     assert failed.is_set()
     with pytest.raises(UsageError, match="closed"):
-        store.acquire(0, [0])
+        acquire(store, 0, [0])
     store.prefetch(0, [0])
     store.close()
 
@@ -296,7 +316,7 @@ def test_closing_ends_a_wait(fp4: Path, gate: _Gate) -> None:
 def test_tensors_outlive_the_store(fp4: Path) -> None:
     model = checkpoint.load(fp4)
     store = store_of(fp4, 1)
-    (matrices,) = store.acquire(3, [6])
+    (matrices,) = acquire(store, 3, [6])
     store.close()
     del store
     assert [raw(weight) for weight in matrices] == mapped(model, 3, 6)
@@ -304,8 +324,8 @@ def test_tensors_outlive_the_store(fp4: Path) -> None:
 
 def test_a_store_nobody_has_leaves_no_threads_and_no_open_files(fp4: Path) -> None:
     store = store_of(fp4, 2)
-    store.acquire(0, [0])
-    threads, descriptors = store._pool._threads, [*store._files._cached.values()]
+    acquire(store, 0, [0])
+    threads, descriptors = store._queue._threads, [*store._files._cached.values()]
     del store
     for thread in threads:
         thread.join(20)
@@ -326,9 +346,9 @@ def test_a_file_cut_short_while_in_use(fp4: Path, tmp_path: Path, direct: bool) 
         settled(store)
         for _ in range(2):
             with pytest.raises(CheckpointError, match=f"{span.file.name} ends at byte"):
-                store.acquire(last[0], [last[1], *range(3)])
+                acquire(store, last[0], [last[1], *range(3)])
         assert not any(entry.pins for entry in store._entries.values())
-        store.acquire(last[0], range(4))
+        acquire(store, last[0], range(4))
 
 
 def test_a_file_that_cannot_be_read(fp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,16 +358,16 @@ def test_a_file_that_cannot_be_read(fp4: Path, monkeypatch: pytest.MonkeyPatch) 
     with store_of(fp4, 2) as store:
         monkeypatch.setattr(os, "preadv", fail)
         with pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
-            store.acquire(0, [0])
+            acquire(store, 0, [0])
         monkeypatch.undo()
-        store.acquire(0, [0])
+        acquire(store, 0, [0])
     with pytest.raises(CheckpointError, match="gone cannot be opened"):
         Files([fp4 / "gone"])
 
 
 def test_groups_start_with_what_is_there(fp4: Path) -> None:
     with store_of(fp4, 4) as store:
-        store.acquire(0, [5, 7])
+        acquire(store, 0, [5, 7])
         assert store.groups(0, [1, 7, 2, 5, 1, 3]) == [[7, 5], [1, 2], [3]]
         assert store.groups(0, [1, 7, 2], most=4) == [[7, 1, 2]]
         assert store.groups(0, []) == []
@@ -359,7 +379,7 @@ def test_groups_with_read_ahead_miss_nothing(fp4: Path) -> None:
         for layer in range(TINY.num_hidden_layers):
             groups = store.groups(layer, range(COUNT))
             for group, following in zip(groups, [*groups[1:], []], strict=True):
-                store.acquire(layer, group)
+                acquire(store, layer, group)
                 store.prefetch(layer, following)
                 settled(store)
                 store.release(layer, group)
@@ -386,7 +406,7 @@ def test_threads_at_random(fp4: Path, seed: int) -> None:
                     experts = rng.choices(range(COUNT), k=rng.randint(1, 6))
                     if rng.random() < 0.5:
                         store.prefetch(layer, rng.choices(range(COUNT), k=4))
-                    got = store.acquire(layer, experts)
+                    got = acquire(store, layer, experts)
                     for expert, matrices in zip(experts, got, strict=True):
                         if [raw(weight) for weight in matrices] != truth[layer, expert]:
                             wrong.append((layer, expert))

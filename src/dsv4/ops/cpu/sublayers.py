@@ -225,28 +225,38 @@ class StreamedMixture(Mixture):
         source, layer = self._source, self._layer
         groups = source.groups(layer, experts_NK.flatten().tolist())
         y_BTD = torch.empty_like(x_BTD)
-        # Outputs of single experts wait here for the last group, so that they are added up in
-        # the same order however they were grouped.
-        parts = torch.empty(experts_NK.numel(), x_BTD.shape[-1])
+        # Outputs of single experts wait here for the last one, so that they are added up in the
+        # same order whenever they came.
+        parts = torch.empty(experts_NK.numel() + experts_NK.shape[0], x_BTD.shape[-1])
+
+        def compute(ready: dict[int, Any], also: list[int], last: bool) -> None:
+            for expert, weights in ready.items():
+                matrices = native.Expert(*[stored_matrix(weight) for weight in weights])
+                self.native.set_expert(expert, matrices)
+            self.native.run(
+                x_BTD.data_ptr(),
+                experts_NK.shape[0],
+                experts_NK.data_ptr(),
+                weights_NK.data_ptr(),
+                [*ready, *also],
+                last,
+                parts.data_ptr(),
+                y_BTD.data_ptr(),
+            )
+
         for i, group in enumerate(groups):
-            matrices = source.acquire(layer, group)
+            final = i + 1 == len(groups)
+            ready = source.acquire(layer, group)
             try:
-                if i + 1 < len(groups):
+                if not final:
                     source.prefetch(layer, groups[i + 1])
-                for expert, weights in zip(group, matrices, strict=True):
-                    self.native.set_expert(
-                        expert, native.Expert(*[stored_matrix(weight) for weight in weights])
-                    )
-                self.native.run(
-                    x_BTD.data_ptr(),
-                    experts_NK.shape[0],
-                    experts_NK.data_ptr(),
-                    weights_NK.data_ptr(),
-                    sorted(group),
-                    i + 1 == len(groups),
-                    parts.data_ptr(),
-                    y_BTD.data_ptr(),
-                )
+                waiting = set(group) - ready.keys()
+                # The shared expert is always there: something to do while others come.
+                compute(ready, [self.experts] if i == 0 else [], final and not waiting)
+                while waiting:
+                    ready = source.arrived(layer, waiting)
+                    waiting -= ready.keys()
+                    compute(ready, [], final and not waiting)
             finally:
                 source.release(layer, group)
         return y_BTD

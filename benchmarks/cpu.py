@@ -143,6 +143,8 @@ def measure(piece: Piece, models: dict[str, Path], args: argparse.Namespace) -> 
     record |= {key: found[key] for key in ("seconds", "peak_rss_bytes")}
     if "floor" in found:
         record["floor_bytes"] = found["floor"]["bytes"]
+        # Read just before and after this measurement: the memory may be shared.
+        record["read_bytes"] = found["ceilings"]["read_bytes_per_second"]
     return record
 
 

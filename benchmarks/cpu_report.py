@@ -55,6 +55,23 @@ def bounds(records: Sequence[Record]) -> dict[int, float]:
     }
 
 
+def own_share(records: Sequence[Record], depth: int) -> float | None:
+    """dsv4's share of what the bandwidth allowed around its measurement: the median over rounds.
+
+    Where that was not recorded, the bandwidth is that of the round.
+    """
+    usual = ceiling(records, "read_bytes")
+    shares = [
+        r["floor_bytes"]
+        / r.get("read_bytes", usual)
+        * r["tokens"]
+        / statistics.median(r["seconds"])
+        for r in records
+        if r.get("kind") == "decode" and r.get("size") == depth and "floor_bytes" in r
+    ]
+    return statistics.median(shares) if shares else None
+
+
 def table(records: Sequence[Record]) -> str:
     """Markdown: a row per engine, ratios to dsv4, and the share of what bandwidth allows."""
     found, names, most = rates(records), columns(records), bounds(records)
@@ -91,12 +108,8 @@ def table(records: Sequence[Record]) -> str:
             ]
             lines.append(_row(f"dsv4 / {engine}", [*shown, ""]))
     if own and most:
-        shown = [
-            f"{100 * own[column] / most[column[1]]:.0f} %"
-            if column[0] == "decode" and column in own and column[1] in most
-            else ""
-            for column in names
-        ]
+        reached = [own_share(records, size) if kind == "decode" else None for kind, size in names]
+        shown = ["" if share is None else f"{100 * share:.0f} %" for share in reached]
         lines.append(_row("dsv4, of the bandwidth floor", [*shown, ""]))
     skipped = [
         f"- {r['engine']}, {_title((r['kind'], r['size']))}: {r['skipped']}"
@@ -135,8 +148,9 @@ def plot(records: Sequence[Record], image: Path) -> None:
         for axes, kind in ((prompts, "prefill"), (steps, "decode")):
             line = sorted((size, rate) for (what, size), rate in cells.items() if what == kind)
             _line(axes, line, engine)
+        own = engine == "dsv4"
         reached = sorted(
-            (size, rate / most[size])
+            (size, (own_share(records, size) if own else None) or rate / most[size])
             for (kind, size), rate in cells.items()
             if kind == "decode" and size in most
         )

@@ -8,6 +8,8 @@ compute) and decoding under the limit. Prints one JSON object:
   cold_bytes_per_token    what decoding had to read: experts chosen by a router and not in memory
   read_bytes_per_token    what it did read: that and guesses which came to nothing
   share_of_disk_bound     tokens/s divided by (disk bandwidth / cold bytes per token)
+  computing_s_per_token   the same steps with all they need in memory
+  share_of_bound          the longer of reading and computing, of the time a token took
   peak_share_of_limit     the highest resident memory, of the limit
 
 A sequence has experts of its own that it uses often, random weights or not. `--sequences 16`
@@ -73,8 +75,7 @@ def main() -> None:
     model = dsv4.load(args.folder, "fast", memory_limit=limit).transformer
     result["load_s"] = round(time.perf_counter() - began, 2)
     if args.no_guess:
-        for layer in model.layers[model.config.num_hash_layers :]:
-            layer.read_ahead = lambda *_: None
+        stop_guessing(model)
     steps = Steps(model, args.sequences, args.warm + args.rounds * args.tokens)
     steps.decode(args.warm)
     rounds = []
@@ -91,14 +92,24 @@ def main() -> None:
             before = after
         rounds.append(found)
     result |= summary(rounds, args.tokens)
+    if args.logits is not None:
+        torch.save(torch.cat(steps.logits, 1), args.logits)
+    if disk:
+        computing = steps.repeat(args.tokens) / args.tokens
+        needed = max(computing, result["s_per_token"] * result["share_of_disk_bound"])
+        result["computing_s_per_token"] = round(computing, 4)
+        result["share_of_bound"] = round(needed / result["s_per_token"], 3)
     result["peak_resident_bytes"] = peak()
     if limit is not None:
         result["peak_share_of_limit"] = round(peak() / limit, 3)
-    if args.logits is not None:
-        torch.save(torch.cat(steps.logits, 1), args.logits)
     if args.compare:
         result["same_bits_without_limit"] = compare(args)
     print(json.dumps(result, indent=2))
+
+
+def stop_guessing(model: Transformer) -> None:
+    for layer in model.layers[model.config.num_hash_layers :]:
+        layer.read_ahead = lambda *_: None
 
 
 class Steps:
@@ -121,6 +132,17 @@ class Steps:
         for _ in range(count):
             self._feed(self._turn % len(self._states), 1)
             self._turn += 1
+        return time.perf_counter() - began
+
+    def repeat(self, count: int) -> float:
+        """Seconds for as many steps that find all their experts in memory: always the same one."""
+        state = self._states[0]
+        stop_guessing(self._model)
+        for i in range(count + 4):
+            if i == 4:  # by now what it needs is there
+                began = time.perf_counter()
+            state.rewind(state.length - 1)
+            self._feed(0, 1)
         return time.perf_counter() - began
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dsv4 import checkpoint
 from dsv4.chat.model import load
+from dsv4.checkpoint.expert_reads import Matrices
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.loading import WORKING, resident
 from dsv4.config import preset
@@ -57,6 +59,32 @@ def test_same_bits(folder: Path, experts: int) -> None:
         stats = store.stats
         assert stats.misses > 0 and stats.prefetched > 0
         assert stats.bytes_read > 0
+
+
+def test_same_bits_however_experts_come(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, in no order of the router's, and every guess is wrong."""
+    want = logits(checkpoint.load(folder, FAST))
+    model = checkpoint.load(folder, FAST)
+    acquire, arrived, prefetch = ExpertStore.acquire, ExpertStore.arrived, ExpertStore.prefetch
+
+    def none_yet(store: ExpertStore, layer: int, experts: Sequence[int]) -> dict[int, Matrices]:
+        acquire(store, layer, experts)
+        return {}
+
+    def one(store: ExpertStore, layer: int, experts: Iterable[int]) -> dict[int, Matrices]:
+        return arrived(store, layer, [max(experts)])
+
+    def wrong(store: ExpertStore, layer: int, experts: Sequence[int], doubt: int = 0) -> None:
+        count = model.config.n_routed_experts
+        prefetch(store, layer, [(expert + 1) % count for expert in experts], doubt)
+
+    monkeypatch.setattr(ExpertStore, "acquire", none_yet)
+    monkeypatch.setattr(ExpertStore, "arrived", one)
+    monkeypatch.setattr(ExpertStore, "prefetch", wrong)
+    with ExpertStore.of(checkpoint.make_plan(folder), 1 << 20) as store:
+        model.stream_experts(store)
+        assert torch.equal(logits(model), want)
+        assert store.stats.misses > 0
 
 
 def test_a_limit_at_load(folder: Path) -> None:

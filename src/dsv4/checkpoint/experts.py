@@ -76,6 +76,10 @@ class _Entry:
     matrices: Matrices | None = None
     error: Exception | None = None
 
+    @property
+    def begun(self) -> bool:
+        return self.reading is None or self.reading.begun
+
 
 def _abandon(queue: ReadQueue, files: Files) -> None:
     """Stop the threads of a store that nobody can use any more (so no read is under way)."""
@@ -268,7 +272,8 @@ class ExpertStore:
         Nothing is pinned while it waits, so that two calls never wait for each other.
         """
         while True:
-            self._check_open()
+            if self._closed:
+                raise UsageError("the expert store was closed")
             missing = [key for key in keys if key not in self._entries]
             lacking = len(missing) - self._room(keys)
             if lacking <= 0:
@@ -294,7 +299,7 @@ class ExpertStore:
     def _adopt(self, entry: _Entry) -> None:
         """Account for an acquired expert that has a slot; its read may have to hurry up."""
         guessed = self._ahead.pop(entry.key, None) is not None
-        if guessed and not self._begun(entry):
+        if guessed and not entry.begun:
             self._counts["misses"] += 1
         else:
             self._counts["hits"] += 1
@@ -343,7 +348,7 @@ class ExpertStore:
     def _dismiss(self, entry: _Entry) -> None:
         """Stop protecting what was read ahead, and reading it; what is incomplete is forgotten."""
         del self._ahead[entry.key]
-        self._counts["prefetched"] += self._begun(entry)
+        self._counts["prefetched"] += entry.begun
         reading = entry.reading
         if reading is not None and self._queue.withdraw(reading):
             self._counts["bytes_read"] += reading.got
@@ -352,10 +357,6 @@ class ExpertStore:
             self._loosen(entry)
         # Another thread may have waited for just this slot, and this one may wait next.
         self._changed.notify_all()
-
-    @staticmethod
-    def _begun(entry: _Entry) -> bool:
-        return entry.reading is None or entry.reading.begun
 
     def _take(self, count: int, keep: list[Key]) -> list[int]:
         """Slots for up to `count` experts, evicting the lowest ranks, but none of `keep`."""
@@ -403,7 +404,3 @@ class ExpertStore:
         """Those of some acquired experts that are in memory."""
         found = ((key[1], self._entries[key].matrices) for key in keys)
         return {expert: matrices for expert, matrices in found if matrices is not None}
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError("the expert store was closed")

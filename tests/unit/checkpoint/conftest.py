@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dsv4 import checkpoint
 sys.path.insert(0, str(Path(__file__).parent))
 
 from checkpoint_folders import MICRO
+from expert_stores import Gate
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,10 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(intact: Path, tmp_path: Path) -> Path:
     """A copy of `intact` to do anything with."""
     return Path(shutil.copytree(intact, tmp_path / "copy"))
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.open.set()

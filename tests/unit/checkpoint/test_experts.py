@@ -7,21 +7,18 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from expert_stores import Gate, acquire, in_thread, mapped, raw, settled, store_of
 from safetensors.torch import load_file, save_file
 
 from dsv4 import checkpoint
-from dsv4.checkpoint import expert_reads
 from dsv4.checkpoint.expert_reads import (
     PAGE,
     Files,
-    Matrices,
-    Span,
     expert_sources,
     slot_pages,
     spans,
@@ -30,9 +27,6 @@ from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.plan import make_plan
 from dsv4.config import preset
 from dsv4.errors import CheckpointError, UsageError
-from dsv4.model.moe import Expert, MoE
-from dsv4.model.transformer import Transformer
-from dsv4.numerics.quantized import QuantizedTensor, Weight
 
 TINY = preset("tiny")
 COUNT = TINY.n_routed_experts
@@ -76,44 +70,6 @@ def split(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         part = {name: tensors[name] for name in sorted(tensors)[i::3]}
         save_file(part, folder / f"model-{i}.safetensors")
     return folder
-
-
-def store_of(folder: Path, slots: int, **options: bool | int) -> ExpertStore:
-    sources = expert_sources(make_plan(folder))
-    size = PAGE * max(slot_pages(spans(expert)) for expert in sources.values())
-    return ExpertStore(sources, slots * size, **options)
-
-
-def acquire(store: ExpertStore, layer: int, experts: Sequence[int]) -> list[Matrices]:
-    """Acquire, and wait for all; what could not be read leaves nothing acquired."""
-    found = store.acquire(layer, experts)
-    try:
-        while waiting := set(experts) - found.keys():
-            found |= store.arrived(layer, waiting)
-    except Exception:
-        store.release(layer, experts)
-        raise
-    return [found[expert] for expert in experts]
-
-
-Numbers = tuple[object, ...]
-
-
-def raw(weight: Weight) -> Numbers:
-    """What a weight is, to the bit: format or dtype, shape, elements and scales."""
-    if isinstance(weight, QuantizedTensor):
-        return weight.format, raw(weight.data), raw(weight.scale)
-    flat = weight.detach().contiguous().view(torch.uint8)
-    return weight.dtype, weight.shape, flat.numpy().tobytes()
-
-
-def mapped(model: Transformer, layer: int, expert: int) -> list[Numbers]:
-    blocks = [*model.layers, *model.mtp]
-    moe = blocks[layer].ffn
-    assert isinstance(moe, MoE)
-    module = moe.experts[expert]
-    assert isinstance(module, Expert)
-    return [raw(weight) for weight in module.matrices()]
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -195,14 +151,6 @@ def test_asking_twice_for_the_same_is_one_pin(fp4: Path) -> None:
             acquire(store, 2, [0, 1, 2])  # more than fit
 
 
-def settled(store: ExpertStore) -> None:
-    """Wait until nothing is being read."""
-    deadline = time.monotonic() + 20
-    while any(entry.reading for entry in store._entries.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_what_was_read_ahead_is_a_hit(fp4: Path) -> None:
     model = checkpoint.load(fp4)
     with store_of(fp4, 4) as store:
@@ -233,41 +181,7 @@ def test_an_acquire_takes_slots_of_read_ahead(fp4: Path) -> None:
         assert set(store._entries) == {(0, 0), (0, 1)}
 
 
-class _Gate:
-    """Holds reads of one file position back until it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open = threading.Event()
-        self.began: list[Span] = []
-        read = Files.read
-
-        def held(files: Files, span: Span, slot: memoryview) -> int:
-            self.began.append(span)
-            assert self.open.wait(20)
-            return read(files, span, slot)
-
-        monkeypatch.setattr(expert_reads.Files, "read", held)
-
-    def wait(self) -> None:
-        """Until a read has begun."""
-        while not self.began:
-            time.sleep(0.001)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Gate]:
-    gate = _Gate(monkeypatch)
-    yield gate
-    gate.open.set()
-
-
-def in_thread(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def test_an_acquired_expert_overtakes_read_ahead(fp4: Path, gate: _Gate) -> None:
+def test_an_acquired_expert_overtakes_read_ahead(fp4: Path, gate: Gate) -> None:
     with store_of(fp4, 8, threads=1) as store:
         store.prefetch(0, [0, 1, 2, 3])
         gate.wait()
@@ -281,7 +195,7 @@ def test_an_acquired_expert_overtakes_read_ahead(fp4: Path, gate: _Gate) -> None
         assert store.stats.prefetched == store.stats.prefetch_used == 1
 
 
-def test_an_acquire_waits_for_a_slot_that_is_being_read(fp4: Path, gate: _Gate) -> None:
+def test_an_acquire_waits_for_a_slot_that_is_being_read(fp4: Path, gate: Gate) -> None:
     with store_of(fp4, 1, threads=1) as store:
         store.prefetch(0, [0])
         gate.wait()
@@ -291,7 +205,7 @@ def test_an_acquire_waits_for_a_slot_that_is_being_read(fp4: Path, gate: _Gate) 
         assert not thread.is_alive() and set(store._entries) == {(1, 0)}
 
 
-def test_closing_ends_a_wait(fp4: Path, gate: _Gate) -> None:
+def test_closing_ends_a_wait(fp4: Path, gate: Gate) -> None:
     store = store_of(fp4, 2, threads=1)
     failed = threading.Event()
 

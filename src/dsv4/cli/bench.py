@@ -76,6 +76,8 @@ def bench(
     if check:
         _check(model, text, ids, length, tokens, count, as_json)
         return
+    if not lengths and not depths:
+        raise UsageError("there is nothing to measure", "give sizes to --prefill or --decode")
     from dsv4.cli.console import status
 
     with status("measuring the machine"):
@@ -204,7 +206,7 @@ def _speed(
         results.append(result)
         if as_json:
             print(json.dumps(result), flush=True)
-    if as_json or not results:
+    if as_json:
         return
     from rich.table import Table
 

@@ -99,6 +99,7 @@ def test_check_of_a_text(
     [
         (["--prefill", "0"], "'0' is no list of sizes"),
         (["--decode", "1,x"], "'1,x' is no list of sizes"),
+        (["--prefill", "", "--decode", ""], "nothing to measure"),
         (["--explain", "--check"], "two commands"),
         (["--text", "x"], "belong to --check"),
         (["--numerics", "quick"], "numerics 'quick' is unknown"),

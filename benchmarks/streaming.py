@@ -190,7 +190,7 @@ class Disk:
             pass
         memory = store._bytes[slot * store._slot_bytes : (slot + 1) * store._slot_bytes]
         reading = Reading(pieces(store._spans[key]), memory, ended.release)
-        store._queue.put(reading, 0)
+        store._queue.put(reading, urgent=False)
         return reading
 
 

@@ -74,9 +74,9 @@ def test_same_bits_however_experts_come(folder: Path, monkeypatch: pytest.Monkey
     def one(store: ExpertStore, layer: int, experts: Iterable[int]) -> dict[int, Matrices]:
         return arrived(store, layer, [max(experts)])
 
-    def wrong(store: ExpertStore, layer: int, experts: Sequence[int], doubt: int = 0) -> None:
+    def wrong(store: ExpertStore, layer: int, experts: Sequence[int]) -> None:
         count = model.config.n_routed_experts
-        prefetch(store, layer, [(expert + 1) % count for expert in experts], doubt)
+        prefetch(store, layer, [(expert + 1) % count for expert in experts])
 
     monkeypatch.setattr(ExpertStore, "acquire", none_yet)
     monkeypatch.setattr(ExpertStore, "arrived", one)

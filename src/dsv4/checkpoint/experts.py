@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Final
 
 import numpy as np
 import torch
@@ -36,9 +35,6 @@ from dsv4.errors import UsageError
 
 THREADS = 4
 """Reads under way at once: with pieces of `read_queue.PIECE` enough for the disk's bandwidth."""
-
-ACQUIRED: Final = -1
-"""Place in the queue of reads of what a layer waits for; read ahead has its doubt, 0 and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +205,12 @@ class ExpertStore:
                 self._unpin((layer, expert))
             self._changed.notify_all()
 
-    def prefetch(self, layer: int, experts: Sequence[int], doubt: int = 0) -> None:
+    def prefetch(self, layer: int, experts: Sequence[int]) -> None:
         """Read experts that a layer will acquire soon, as far as there is room, the first first.
 
-        Among what is read ahead the order is that of `doubt`, plus one for each place in
-        `experts` unless there is none. Never waits, and never takes a slot that is pinned or holds
-        what was read ahead and not used yet. What is read ahead for a layer stays until that
-        layer's next `prefetch` without it, or `acquire`. A failed read is forgotten: acquiring the
-        expert tries again.
+        Never waits, and never takes a slot that is pinned or holds what was read ahead and not
+        used yet. What is read ahead for a layer stays until that layer's next `prefetch` without
+        it, or `acquire`. A failed read is forgotten: acquiring the expert tries again.
         """
         with self._changed:
             if self._closed:
@@ -225,15 +219,14 @@ class ExpertStore:
             self._dismiss_ahead(layer, wanted)
             missing = [key for key in wanted if key not in self._entries]
             slots = iter(self._take(len(missing), wanted))
-            for place, key in enumerate(wanted):
-                order = doubt + place if doubt else 0
+            for key in wanted:
                 entry = self._entries.get(key)
                 if entry is None:
                     if (slot := next(slots, None)) is not None:
-                        self._ahead[key] = self._begin(key, slot, order)
+                        self._ahead[key] = self._begin(key, slot, urgent=False)
                 elif entry.reading is not None and not entry.pins:
                     self._ahead[key] = entry
-                    self._queue.put(entry.reading, order)
+                    self._queue.put(entry.reading, urgent=False)
 
     def groups(self, layer: int, experts: Sequence[int], most: int = 0) -> list[list[int]]:
         """The different ones among `experts` in groups of at most `most`, to acquire in turn.
@@ -289,7 +282,7 @@ class ExpertStore:
             if key in self._entries:
                 self._adopt(self._entries[key])
             else:
-                self._begin(key, slots.pop(), ACQUIRED)
+                self._begin(key, slots.pop(), urgent=True)
                 self._counts["misses"] += 1
                 self._counts["bytes_cold"] += self._sizes[key]
             entry = self._entries[key]
@@ -308,9 +301,9 @@ class ExpertStore:
         if guessed or (entry.reading is not None and not entry.pins):
             self._counts["bytes_cold"] += self._sizes[entry.key]
         if entry.reading is not None:
-            self._queue.put(entry.reading, ACQUIRED)
+            self._queue.put(entry.reading, urgent=True)
 
-    def _begin(self, key: Key, slot: int, order: int) -> _Entry:
+    def _begin(self, key: Key, slot: int, *, urgent: bool) -> _Entry:
         """Give an expert a slot and queue its read."""
         entry = _Entry(key, slot)
         self._entries[key] = self._slots[slot] = entry
@@ -320,7 +313,7 @@ class ExpertStore:
             self._bytes[start : start + self._slot_bytes],
             partial(self._ended, entry),
         )
-        self._queue.put(entry.reading, order)
+        self._queue.put(entry.reading, urgent=urgent)
         return entry
 
     def _ended(self, entry: _Entry) -> None:

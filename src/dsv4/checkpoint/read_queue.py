@@ -7,10 +7,9 @@ read, and all threads work on the expert at the front: it is complete long befor
 from __future__ import annotations
 
 import threading
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dsv4.checkpoint.expert_reads import PAGE, Files, Span
 
@@ -54,17 +53,8 @@ class Reading:
         return self.under_way > 0 or self.got > 0
 
 
-@dataclass(order=True, slots=True)
-class _Place:
-    """A reading's place in the queue: the lowest order first, then the first that came."""
-
-    order: int
-    number: int
-    reading: Reading = field(compare=False)
-
-
 class ReadQueue:
-    """Readings in the order of their urgency, and the threads that carry them out.
+    """Readings, urgent ones first, each kind in the order it came, and threads to carry them out.
 
     Everything but `join` is called by those who hold `lock`.
     """
@@ -73,8 +63,8 @@ class ReadQueue:
         self.lock = threading.RLock()
         self._files = files
         self._ready = threading.Condition(self.lock)
-        self._places: list[_Place] = []
-        self._number = 0
+        self._urgent: deque[Reading] = deque()
+        self._ahead: deque[Reading] = deque()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"dsv4-experts-{i}", daemon=True)
@@ -83,13 +73,12 @@ class ReadQueue:
         for thread in self._threads:
             thread.start()
 
-    def put(self, reading: Reading, order: int) -> None:
-        """Queue a reading, or move it; the lowest order goes first. It goes on where it stopped."""
+    def put(self, reading: Reading, *, urgent: bool) -> None:
+        """Queue a reading behind the others of its kind, wherever it was; it goes on from there."""
         assert not self._closed
         self._remove(reading)
         if reading.left:
-            self._number += 1
-            insort(self._places, _Place(order, self._number, reading))
+            (self._urgent if urgent else self._ahead).append(reading)
             self._ready.notify(len(reading.left))
 
     def withdraw(self, reading: Reading) -> bool:
@@ -101,7 +90,8 @@ class ReadQueue:
         """Begin nothing more; the threads end after what is under way."""
         with self.lock:
             self._closed = True
-            self._places.clear()
+            self._urgent.clear()
+            self._ahead.clear()
             self._ready.notify_all()
 
     def join(self) -> None:
@@ -110,20 +100,23 @@ class ReadQueue:
             thread.join()
 
     def _remove(self, reading: Reading) -> None:
-        self._places = [place for place in self._places if place.reading is not reading]
+        for queue in (self._urgent, self._ahead):
+            if reading in queue:
+                queue.remove(reading)
 
     def _work(self) -> None:
         while True:
             with self._ready:
-                while not (self._places or self._closed):
+                while not (self._urgent or self._ahead or self._closed):
                     self._ready.wait()
                 if self._closed:
                     return
-                reading = self._places[0].reading
+                queue = self._urgent or self._ahead
+                reading = queue[0]
                 piece = reading.left.popleft()
                 reading.under_way += 1
                 if not reading.left:
-                    self._places.pop(0)
+                    queue.popleft()
             got, error = 0, None
             try:
                 got = self._files.read(piece, reading.slot)
@@ -135,9 +128,7 @@ class ReadQueue:
                 if error is not None:
                     reading.error = error
                     self._remove(reading)
-                if not reading.under_way and not self._queued(reading):
+                queued = reading in self._urgent or reading in self._ahead
+                if not reading.under_way and not queued:
                     reading.ended()
             del reading, error  # what they refer to may go while this thread waits
-
-    def _queued(self, reading: Reading) -> bool:
-        return any(place.reading is reading for place in self._places)

@@ -72,14 +72,12 @@ class Block(nn.Module):
         )
         return streams_BTSD, routings[0]
 
-    def read_ahead(self, streams_BTSD: Tensor, ids_BT: Tensor, doubt: int) -> None:
-        """Have the experts read that this layer would choose if its attention, and all between
-        it and these streams, added nothing.
-        """
+    def read_ahead(self, streams_BTSD: Tensor, ids_BT: Tensor) -> None:
+        """Have the experts read that this layer would choose if its attention added nothing."""
         fused = ops.fused("connections", self, FAST)
         if fused is not None:
             x_BTD, _ = fused[1].enter(streams_BTSD)
-            self.ffn.read_ahead(x_BTD, ids_BT, doubt)
+            self.ffn.read_ahead(x_BTD, ids_BT)
 
     def _connect(
         self,

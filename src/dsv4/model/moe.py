@@ -37,7 +37,7 @@ class ExpertSource(Protocol):
     def acquire(self, layer: int, experts: Sequence[int]) -> dict[int, Matrices]: ...
     def arrived(self, layer: int, experts: Iterable[int]) -> dict[int, Matrices]: ...
     def release(self, layer: int, experts: Sequence[int]) -> None: ...
-    def prefetch(self, layer: int, experts: Sequence[int], doubt: int = 0) -> None: ...
+    def prefetch(self, layer: int, experts: Sequence[int]) -> None: ...
 
 
 class Expert(nn.Module):
@@ -110,14 +110,12 @@ class MoE(nn.Module):
         out_ND = (routed_ND + shared_ND.float()).to(numerics.dtype)
         return out_ND.view_as(x_BTD), routing
 
-    def read_ahead(self, x_BTD: Tensor, ids_BT: Tensor, doubt: int) -> None:
-        """Have the experts read that `x_BTD`, an estimate of the input to come, would choose.
-
-        `doubt`: see `ExpertStore.prefetch`.
-        """
+    def read_ahead(self, x_BTD: Tensor, ids_BT: Tensor) -> None:
+        """Have the experts read that `x_BTD`, an estimate of the input to come, would choose."""
         fused = ops.fused("mixture", self, FAST)
         if fused is None or self.source is None:
             return
         _, experts_NK, _ = fused.route(x_BTD, ids_BT)
-        # By place, then by token: what a token scores highest is the last to change.
-        self.source.prefetch(self.layer, experts_NK.T.flatten().tolist(), doubt)
+        # By place, then by token: a first choice is the surest. Of a random Flash model's guesses
+        # 93, 84, 71, 64, 50 and 29 % were right, from the first place to the sixth.
+        self.source.prefetch(self.layer, experts_NK.T.flatten().tolist())

@@ -25,16 +25,6 @@ from dsv4.ops.fused import forget
 READ_AHEAD = 8
 """Most tokens of a step for which experts are guessed and read ahead: many tokens need most."""
 
-REACH = 2
-"""Layers for which experts are guessed: the one to come and the one after it."""
-
-DOUBT = 2
-"""Places among a router's choices that a guess loses with a layer more in between.
-
-Of a random Flash model's guesses for the layer to come, 93, 84, 71, 64, 50 and 29 % were right,
-from the first choice to the sixth; for the layer after it 68, 57, 47, 43, 31 and 31 %.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -131,13 +121,10 @@ class Transformer(nn.Module):
         hashed = self.config.num_hash_layers
         if ahead:  # the first layers' experts follow from the ids alone
             for layer in self.layers[:hashed]:
-                cast(Block, layer).read_ahead(streams, ids_BT, 0)
+                cast(Block, layer).read_ahead(streams, ids_BT)
         for i, layer in enumerate(self.layers):
-            if ahead:
-                for further, later in enumerate(self.layers[i : i + REACH]):
-                    if i + further >= hashed:
-                        doubt = 1 + DOUBT * further
-                        cast(Block, later).read_ahead(streams, ids_BT, doubt)
+            if ahead and i >= hashed:
+                cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
             streams, choice = layer(streams, ids_BT, start, part, self.numerics)
             routing.append(choice)

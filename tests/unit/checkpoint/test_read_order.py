@@ -53,25 +53,12 @@ def test_pieces_make_up_the_expert(folder: Path, direct: bool) -> None:
             store.release(layer, [expert])
 
 
-def test_likely_experts_come_first(folder: Path, gate: Gate) -> None:
-    with store_of(folder, 9, threads=1) as store:
-        store.prefetch(3, [0])  # certain: no doubt
-        gate.wait()
-        store.prefetch(2, [4, 5], doubt=3)
-        store.prefetch(1, [6, 7], doubt=2)
-        store.prefetch(0, [1, 2])
-        gate.open.set()
-        settled(store)
-        order = [(3, 0), (0, 1), (0, 2), (1, 6), (2, 4), (1, 7), (2, 5)]
-        assert whose(store, gate.began) == order
-
-
 def test_a_new_guess_replaces_the_old_one(folder: Path, gate: Gate) -> None:
     with store_of(folder, 8, threads=1) as store:
         store.prefetch(0, [0])
         gate.wait()
-        store.prefetch(1, [1, 2, 3], doubt=2)
-        store.prefetch(1, [3, 1], doubt=1)
+        store.prefetch(1, [1, 2, 3])
+        store.prefetch(1, [3, 1])
         gate.open.set()
         settled(store)
         assert whose(store, gate.began) == [(0, 0), (1, 3), (1, 1)]
@@ -80,7 +67,7 @@ def test_a_new_guess_replaces_the_old_one(folder: Path, gate: Gate) -> None:
 
 def test_an_acquired_expert_overtakes_one_half_read(folder: Path, gate: Gate) -> None:
     with store_of(folder, 4, threads=1) as store:
-        store.prefetch(1, [0], doubt=1)
+        store.prefetch(1, [0])
         gate.wait()
         store.acquire(0, [5])
         gate.open.set()
@@ -91,7 +78,7 @@ def test_an_acquired_expert_overtakes_one_half_read(folder: Path, gate: Gate) ->
 def test_a_wrong_guess_is_not_read_to_its_end(folder: Path, gate: Gate) -> None:
     model = checkpoint.load(folder)
     with store_of(folder, 4, threads=1) as store:
-        store.prefetch(0, [0], doubt=1)
+        store.prefetch(0, [0])
         gate.wait()
         store.acquire(0, [5])
         gate.open.set()
@@ -110,13 +97,13 @@ def test_a_wrong_guess_is_not_read_to_its_end(folder: Path, gate: Gate) -> None:
 def test_a_guess_given_up_is_taken_up_again(folder: Path, gate: Gate, again: str) -> None:
     model = checkpoint.load(folder)
     with store_of(folder, 4, threads=1) as store:
-        store.prefetch(0, [0], doubt=1)
+        store.prefetch(0, [0])
         gate.wait()
-        store.prefetch(0, [], doubt=1)
+        store.prefetch(0, [])
         if again == "acquire":
             assert store.acquire(0, [0]) == {}
         else:
-            store.prefetch(0, [0], doubt=1)
+            store.prefetch(0, [0])
         gate.open.set()
         settled(store)
         assert gate.began == [*pieces(store._spans[0, 0])]  # nothing twice
@@ -155,7 +142,7 @@ def test_a_guess_that_cannot_be_read_harms_nobody(
     with store_of(folder, 4) as store:
         bad = {pieces(store._spans[0, 0])[1]}
         failing(monkeypatch, bad)
-        store.prefetch(0, [0, 1], doubt=1)
+        store.prefetch(0, [0, 1])
         settled(store)
         assert set(store._entries) == {(0, 1)}
         acquire(store, 0, [1, 2])
@@ -189,7 +176,7 @@ def test_failures_at_random(folder: Path, monkeypatch: pytest.MonkeyPatch, seed:
             layer = rng.randrange(TINY.num_hidden_layers + 1)
             for further in range(2):
                 guess = rng.choices(range(TINY.n_routed_experts), k=3)
-                store.prefetch((layer + further) % TINY.num_hidden_layers, guess, 1 + 2 * further)
+                store.prefetch((layer + further) % TINY.num_hidden_layers, guess)
             experts = rng.sample(range(TINY.n_routed_experts), k=rng.randint(1, 4))
             try:
                 got = acquire(store, layer, experts)
@@ -214,7 +201,7 @@ def test_a_reading_thread_survives_a_disk_error(
 
     with store_of(folder, 4, threads=1) as store:
         monkeypatch.setattr(os, "preadv", fail)
-        store.prefetch(0, [0, 1, 2], doubt=1)
+        store.prefetch(0, [0, 1, 2])
         settled(store)
         assert not store._entries and len(store._free) == 4
         monkeypatch.undo()

@@ -27,9 +27,6 @@ constexpr E4m3Table kE4m3;
 inline float e4m3(uint8_t code) { return from_bf16(kE4m3.bits[code]); }
 
 constexpr float kE2m1[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6};
-// The same values as bfloat16 bits.
-constexpr uint16_t kE2m1Bits[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
-                                    0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
 namespace product {
 

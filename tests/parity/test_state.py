@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import pytest
@@ -125,6 +126,17 @@ def test_clone_is_independent(policy: str) -> None:
     feed(model, other, tokens(config, 200, 1), [60])
     found = feed(model, state, ids[:, 333:400], [9])
     assert distance(found, want[:, 333:400]) <= TOLERANCE[policy]
+
+
+def test_a_copy_made_by_python_is_independent(policy: str) -> None:
+    """A backend may keep where a state's rows lie; a copy has rows of its own."""
+    config, model, ids, want = drawn("flash", policy)
+    state = model.new_state()
+    feed(model, state, ids[:, :200], [200])
+    copied = copy.deepcopy(state)
+    feed(model, copied, tokens(config, 300, 1), [100])
+    found = feed(model, state, ids[:, 200:400], [1, 1, 198])
+    assert distance(found, want[:, 200:400]) <= TOLERANCE[policy]
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

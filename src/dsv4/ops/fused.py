@@ -75,7 +75,7 @@ def _build(entry: Fused, module: nn.Module) -> Any | None:
     try:
         return entry.builder(module)
     except Unsupported as reason:
-        logger.warning("%s runs op by op, slowly: %s", entry.kind, reason)
+        logger.warning("%s runs in its parts, slowly: %s", entry.kind, reason)
         return None
 
 

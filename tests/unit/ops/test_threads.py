@@ -54,7 +54,7 @@ def test_the_number_of_threads_is_taken() -> None:
 
 @pytest.mark.skipif(native is None, reason="no native kernels")
 @pytest.mark.parametrize("count", [2, 3, 8])
-def test_every_task_is_done_once_however_late_threads_come(count: int) -> None:
+def test_every_task_is_done_however_late_threads_come(count: int) -> None:
     """Thousands of short calls in a row, on more threads than there are cores: many threads come
     when the call, or the one after it, is over. A task that is left out leaves NaN in its rows."""
     weight = torch.randn(1500, 64)

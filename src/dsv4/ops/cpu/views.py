@@ -22,16 +22,18 @@ _KEPT = "_addresses"
 def addresses(state: Any, batch: int, end: int) -> list[View]:
     """Every sequence's rows of a `LayerState`, with room for positions below `end`.
 
-    They are looked up again only when a tensor of the state was replaced.
+    They are put together again only when a tensor of the state lies elsewhere than before.
     """
     rows = [state.window.rows]
     for part in (state.compressor, state.indexer):
         if part is not None:
             part.entries.reserve(end // state.ratio)
             rows += (part.values.rows, part.gates.rows, part.entries.rows)
+    # By where they lie, not by which tensors they are: a copied state copies this too.
+    places = [tensor.data_ptr() for tensor in rows]
     kept = state.__dict__.get(_KEPT)
-    if kept is None or any(a is not b for a, b in zip(kept[0], rows, strict=True)):
-        kept = state.__dict__[_KEPT] = (rows, [_view(rows, b) for b in range(batch)])
+    if kept is None or kept[0] != places:
+        kept = state.__dict__[_KEPT] = (places, [_view(rows, b) for b in range(batch)])
     found: list[View] = kept[1]
     return found
 

@@ -44,7 +44,8 @@ import dsv4
 from dsv4.chat.model import Model
 from dsv4.chat.request import Request
 from dsv4.checkpoint.expert_ranking import Ranking
-from dsv4.engine.generate import Limits, Token, generate
+from dsv4.engine.generate import generate
+from dsv4.engine.request import Generation, Token
 from dsv4.engine.sampler import Sampling
 
 ROOT = Path(__file__).parents[1]
@@ -216,9 +217,10 @@ def answer(model: Model, engine: dsv4.Engine, question: str) -> list[int]:
     """A question as the model sees it, and what it answers."""
     request = Request([{"role": "user", "content": question}], (), "none", Sampling(seed=1), 128)
     ids = [*engine.prepare(request).ids]
-    limits = Limits(request.max_tokens, frozenset({model.tokenizer.eos_id}))
-    tokens = generate(model.transformer, ids, limits, request.sampling)
-    return ids + [token.id for token in tokens if isinstance(token, Token)]
+    stop = frozenset({model.tokenizer.eos_id})
+    generation = Generation(tuple(ids), request.max_tokens, stop, request.sampling)
+    events = generate(model.transformer, generation)
+    return ids + [event.id for event in events if isinstance(event, Token)]
 
 
 def documents(model: Model, given: Sequence[Path], tokens: int) -> dict[str, list[list[int]]]:

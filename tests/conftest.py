@@ -96,7 +96,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scripted(tiny_folder: Path) -> Callable[..., Engine]:
     """scripted(text, ...) -> an Engine whose model answers with that text, whatever is asked.
 
-    Control strings in the text become control tokens. `delay` seconds pass before each token.
+    Control strings in the text become control tokens. `delay` seconds pass before each token;
+    `options` are those of Engine.
     """
     import time
 
@@ -138,11 +139,11 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
             logits[0, 0, self._ids[min(state.steps, len(self._ids) - 1)]] = 30.0
             return Output(logits, torch.empty(0), ())
 
-    def build(text: str, *, delay: float = 0.0) -> Engine:
+    def build(text: str, *, delay: float = 0.0, **options: int) -> Engine:
         builder = PromptBuilder()
         builder.template(text)
         ids = [*tokenizer.encode_prompt(builder.build()), tokenizer.eos_id]
         model = Scripted(ids, delay)
-        return Engine(Model("scripted", tiny_folder, model))  # type: ignore[arg-type]
+        return Engine(Model("scripted", tiny_folder, model), **options)  # type: ignore[arg-type]
 
     return build

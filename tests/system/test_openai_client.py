@@ -36,11 +36,11 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 @contextmanager
-def served(engine: Engine, **options: Any) -> Iterator[str]:
+def served(engine: Engine) -> Iterator[str]:
     """The base URL of a server for `engine`, on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            server_app.create_app(engine, **options),
+            server_app.create_app(engine),
             log_level="error",
             timeout_graceful_shutdown=1,
         )
@@ -64,9 +64,9 @@ def _wait(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @contextmanager
-def client(engine: Engine, **options: Any) -> Iterator[openai.OpenAI]:
+def client(engine: Engine) -> Iterator[openai.OpenAI]:
     with (
-        served(engine, **options) as base,
+        served(engine) as base,
         openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0) as made,
     ):
         yield made
@@ -149,8 +149,8 @@ def test_models(scripted: Build) -> None:
 
 
 def test_full_queue_is_429_with_retry_after(scripted: Build) -> None:
-    engine = scripted("a" * 4000, delay=0.02)
-    with client(engine, queue=1) as api:
+    engine = scripted("a" * 4000, delay=0.02, queue=1, running=1)
+    with client(engine) as api:
         running = api.chat.completions.create(
             model="scripted", messages=HELLO, stream=True, max_tokens=4000
         )

@@ -46,9 +46,11 @@ class Defaults:
         """How hard to think, as a request says it."""
         return "high" if self.thinking else "none"
 
-    def sampling(self, seed: int | None = None, **given: float | None) -> Sampling:
-        """These values, with those in `given` that are not None in their place."""
-        names = [field.name for field in fields(Sampling) if field.name != "seed"]
+    def sampling(self, seed: int | None = None, **given: Any) -> Sampling:
+        """These values, with those in `given` that are not None in their place; `given` may
+        name any field of Sampling."""
+        here = {field.name for field in fields(self)}
+        names = [field.name for field in fields(Sampling) if field.name in here]
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         values |= {name: value for name, value in given.items() if value is not None}
         return Sampling(**values, seed=seed)

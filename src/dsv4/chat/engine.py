@@ -1,65 +1,47 @@
-"""Messages in, events out: renders the prompt, generates ids, parses them while they come."""
+"""Messages in, events out: renders the prompt, has ids generated, parses them while they come."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from queue import Empty, SimpleQueue
+from typing import Any
 
+from dsv4.chat.answer import Answer, Finish, Usage
 from dsv4.chat.model import Model
+from dsv4.chat.prepared import Prepared
 from dsv4.chat.request import Request
-from dsv4.chat.stop import StopStrings
 from dsv4.encoding.chat import render
 from dsv4.encoding.control import BOS, USER
-from dsv4.encoding.events import ContentDelta, Event, ToolCallEnd
+from dsv4.encoding.events import ContentDelta, Event
 from dsv4.encoding.messages import Message, fold_for_template
-from dsv4.encoding.stream import State, StreamParser
-from dsv4.engine.generate import Finish as Finished
-from dsv4.engine.generate import Limits, Token, generate, never
+from dsv4.engine import request as ids_engine
+from dsv4.engine.core import MOST_RUNNING, Core
+from dsv4.engine.generate import never
+from dsv4.engine.request import Generation, Prefill, Token
 from dsv4.engine.sampler import Sampling
+from dsv4.engine.sequence import Deliver
+from dsv4.engine.service import MOST_WAITING, Service, Ticket
 from dsv4.errors import EncodingError, RequestError
+
+POLL_SECONDS = 0.1
+"""How often a waiting caller is asked whether it still wants its answer."""
 
 Progress = Callable[[int, int], None]
 """Called with (prompt tokens read, prompt tokens in all)."""
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one request. `cached` prompt tokens were not computed again."""
-
-    prompt: int
-    completion: int
-    reasoning: int
-    cached: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The last event of an answer."""
-
-    reason: FinishReason
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request as ids. `opens_thinking`: the answer begins inside the reasoning."""
-
-    request: Request
-    ids: tuple[int, ...]
-    opens_thinking: bool
-
 
 class Engine:
-    """One loaded model that answers one request at a time. Not for use from two threads.
+    """One loaded model that answers any number of requests, from any thread.
 
-    Raises EncodingError if the model's folder has no vocabulary, or one with more tokens than
-    the model.
+    At most `running` are computed together and `queue` wait. It computes on a thread of its own,
+    which `close` ends. Raises EncodingError if the model's
+    folder has no vocabulary, or one with more tokens than the model.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self, model: Model, *, queue: int = MOST_WAITING, running: int = MOST_RUNNING
+    ) -> None:
         self.model = model
         tokenizer, size = model.tokenizer, model.config.vocab_size
         if tokenizer.vocab_size > size:
@@ -71,6 +53,13 @@ class Engine:
         self._stop_ids = frozenset(
             {tokenizer.eos_id, tokenizer.control_id(BOS), tokenizer.control_id(USER)}
         )
+        self.service = Service(Core(model.transformer, most_running=running), capacity=queue)
+        # Also when nobody closes it: the thread ends with the last reference, or the program.
+        weakref.finalize(self, self.service.close)
+
+    def close(self) -> None:
+        """End what is still running with an error, and the thread."""
+        self.service.close()
 
     def chat(
         self,
@@ -117,6 +106,13 @@ class Engine:
             )
         return Prepared(request, tuple(ids), prompt.opens_thinking)
 
+    def start(self, prepared: Prepared, deliver: Deliver) -> Ticket:
+        """Queue a request; `deliver` gets what an `Answer` is fed, in the engine's thread.
+
+        Raises RequestError when too many wait (429) or the engine is closed (503).
+        """
+        return self.service.submit(self._generation(prepared), deliver)
+
     def answer(
         self,
         prepared: Prepared,
@@ -125,52 +121,11 @@ class Engine:
         progress: Progress | None = None,
     ) -> Iterator[Event | Finish]:
         """The events of an answer: deltas and calls as they come, then one Finish."""
-        request = prepared.request
-        tokens = generate(
-            self.model.transformer,
-            prepared.ids,
-            Limits(request.max_tokens, self._stop_ids),
-            request.sampling,
-            cancelled=cancelled,
-            progress=_of(len(prepared.ids), progress),
-        )
-        parser = StreamParser(thinking=prepared.opens_thinking, tools=request.tools)
-        return self._events(len(prepared.ids), tokens, parser, StopStrings(request.stop))
-
-    def _events(
-        self,
-        prompt_tokens: int,
-        tokens: Iterator[Token | Finished],
-        parser: StreamParser,
-        stop: StopStrings,
-    ) -> Iterator[Event | Finish]:
-        decoder = self.model.tokenizer.decoder()
-        completion = reasoning = calls = 0
-        reason: FinishReason = "stop"
-        for token in tokens:
-            if isinstance(token, Finished):
-                reason = token.reason
-                break
-            completion += 1
-            reasoning += parser.state is State.REASON
-            for piece in decoder.feed(token.id):
-                for event in parser.feed(piece.text, control=piece.control):
-                    calls += isinstance(event, ToolCallEnd) and event.complete
-                    yield from _until_stop(event, stop)
-            if stop.hit or parser.done:
-                break
-        if not stop.hit:
-            rest = [event for piece in decoder.finish() for event in parser.feed(piece.text)]
-            rest += parser.finish(truncated=reason in ("length", "cancelled"))
-            for event in rest:
-                calls += isinstance(event, ToolCallEnd) and event.complete
-                yield from _until_stop(event, stop)
-            held = stop.finish()
-            if held:
-                yield ContentDelta(held)
-        if calls and reason == "stop":
-            reason = "tool_calls"
-        yield Finish(reason, Usage(prompt_tokens, completion, reasoning))
+        answer = Answer(prepared, self.model.tokenizer)
+        for item in self._items(self._generation(prepared), cancelled, progress):
+            yield from answer.feed(item)
+            if answer.over:
+                return
 
     def complete(
         self,
@@ -183,36 +138,49 @@ class Engine:
     ) -> Iterator[ContentDelta | Finish]:
         """Continue plain text, as a base model does; no template, nothing is parsed."""
         tokenizer, defaults = self.model.tokenizer, self.model.defaults
-        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
-        tokens = generate(
-            self.model.transformer,
-            ids,
-            Limits(defaults.max_tokens if max_tokens is None else max_tokens, self._stop_ids),
-            defaults.sampling() if sampling is None else sampling,
-            cancelled=cancelled,
-            progress=_of(len(ids), progress),
-        )
-        decoder = tokenizer.decoder()
-        for count, token in enumerate(tokens):
-            if isinstance(token, Finished):
+        ids = (tokenizer.bos_id, *tokenizer.encode(text))
+        limit = defaults.max_tokens if max_tokens is None else max_tokens
+        sampling = defaults.sampling() if sampling is None else sampling
+        generation = Generation(ids, limit, self._stop_ids, sampling)
+        decoder, count = tokenizer.decoder(), 0
+        for item in self._items(generation, cancelled, progress):
+            if isinstance(item, ids_engine.Finish):
                 for piece in decoder.finish():
                     yield ContentDelta(piece.text)
-                yield Finish(token.reason, Usage(len(ids), count, 0))
-                return
-            for piece in decoder.feed(token.id):
-                yield ContentDelta(piece.text)
+                yield Finish(item.reason, Usage(len(ids), count, 0, item.cached))
+            elif isinstance(item, Token):
+                count += 1
+                for piece in decoder.feed(item.id):
+                    yield ContentDelta(piece.text)
 
+    def _generation(self, prepared: Prepared) -> Generation:
+        request = prepared.request
+        return Generation(prepared.ids, request.max_tokens, self._stop_ids, request.sampling)
 
-def _of(total: int, progress: Progress | None) -> Callable[[int], None] | None:
-    """`progress` for a prompt of `total` tokens."""
-    return None if progress is None else lambda done: progress(done, total)
-
-
-def _until_stop(event: Event, stop: StopStrings) -> Iterator[Event]:
-    """The event, its content cut where a stop string begins; what follows that is dropped."""
-    # Anything else ends the content, so what was held back can no longer become a stop string.
-    text = stop.feed(event.text) if isinstance(event, ContentDelta) else stop.finish()
-    if text:
-        yield ContentDelta(text)
-    if not isinstance(event, ContentDelta) and not stop.hit:
-        yield event
+    def _items(
+        self, generation: Generation, cancelled: Callable[[], bool], progress: Progress | None
+    ) -> Iterator[ids_engine.Event]:
+        """What the engine delivers; the request is cancelled when nobody reads on."""
+        arrived: SimpleQueue[ids_engine.Event | Exception] = SimpleQueue()
+        ticket = self.service.submit(generation, arrived.put)
+        cached = 0
+        try:
+            while True:
+                if cancelled():  # what was computed ahead is not asked for any more
+                    yield ids_engine.Finish("cancelled", cached)
+                    return
+                try:
+                    item = arrived.get(timeout=POLL_SECONDS)
+                except Empty:
+                    continue
+                if isinstance(item, Exception):
+                    raise item
+                if isinstance(item, Prefill):
+                    cached = item.cached
+                    if progress is not None:
+                        progress(item.done, len(generation.ids))
+                yield item
+                if isinstance(item, ids_engine.Finish):
+                    return
+        finally:
+            ticket.cancel()

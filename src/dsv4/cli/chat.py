@@ -29,7 +29,8 @@ from dsv4.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dsv4.chat.engine import Engine, Finish
+    from dsv4.chat.answer import Finish
+    from dsv4.chat.engine import Engine
     from dsv4.encoding.events import Event
     from dsv4.engine.sampler import Sampling
 
@@ -212,7 +213,7 @@ class Session:
         """One turn. It is kept as far as it came if it is stopped, and not at all if it fails."""
         import time
 
-        from dsv4.chat.engine import Finish
+        from dsv4.chat.answer import Finish
         from dsv4.chat.request import Request
         from dsv4.cli.console import after_prompt
         from dsv4.encoding.events import collect

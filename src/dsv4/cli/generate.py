@@ -51,7 +51,7 @@ def generate(
     out are as the model folder says.
     """
     import dsv4
-    from dsv4.chat.engine import Finish
+    from dsv4.chat.answer import Finish
     from dsv4.chat.request import check_effort
     from dsv4.cli.console import Done, after_prompt, read_input, write_json
     from dsv4.cli.loading import load

@@ -22,16 +22,16 @@ def serve(
     numerics: NumericsOption = "fast",
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 32,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 1024,
 ) -> None:
     """Serve a model over HTTP with the DeepSeek and OpenAI API.
 
-    POST /v1/chat/completions, GET /v1/models, GET /health. One request runs at a time, the
-    others wait in a queue.
+    POST /v1/chat/completions, GET /v1/models, GET /health. Requests are
+    computed together; those that find no place wait in a queue.
     """
     import dsv4
     from dsv4.cli.loading import load
     from dsv4.server.run import run
 
-    engine = dsv4.Engine(load(model, numerics, threads, memory_limit))
-    run(engine, host=host, port=port, queue=queue)
+    engine = dsv4.Engine(load(model, numerics, threads, memory_limit), queue=queue)
+    run(engine, host=host, port=port)

@@ -36,7 +36,7 @@ def forward(
     id alone. Raises UsageError at once for ids that are none of this model, no ids or too many;
     CheckpointError at the piece whose logits are not finite.
     """
-    ids = [_checked(value, model.config.vocab_size) for value in ids]
+    ids = [checked(value, model.config.vocab_size) for value in ids]
     if not ids:
         raise UsageError("no token ids were given", "give at least one")
     state = model.new_state() if state is None else state
@@ -69,7 +69,7 @@ def require_finite(logits: Tensor) -> Tensor:
     return logits
 
 
-def _checked(value: object, vocab_size: int) -> int:
+def checked(value: object, vocab_size: int) -> int:
     """A token id as int. Raises UsageError if it is none of the vocabulary."""
     try:
         index = operator.index(value)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The HTTP application: routes, limits and the life of a request.
 
 The first version of the API: chat completions, models and health. Handlers never touch the
-model; they queue a job for the worker and stream what it sends back.
+model; they start a job and stream what comes back.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from dsv4.chat.engine import Engine, Finish
+from dsv4.chat.answer import Finish
+from dsv4.chat.engine import Engine
 from dsv4.encoding.events import Event
+from dsv4.engine.service import RETRY_AFTER
 from dsv4.errors import Dsv4Error, RequestError
 from dsv4.server import openai
 from dsv4.server.failure import body, body_of, status_of
+from dsv4.server.job import Job
 from dsv4.server.schema import ALIASES, ChatBody
-from dsv4.server.worker import RETRY_AFTER, Job, Worker
 from dsv4.version import __version__
 
 MAX_BODY = 64 << 20
@@ -34,18 +36,16 @@ MAX_BODY = 64 << 20
 KEEP_ALIVE_SECONDS = 5.0
 
 
-def create_app(engine: Engine, *, queue: int = 32) -> FastAPI:
+def create_app(engine: Engine) -> FastAPI:
     """The application around one loaded model."""
-    worker = Worker(engine, queue)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        worker.start()
         yield
-        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(engine.close)
 
     app = FastAPI(title="dsv4", version=__version__, lifespan=lifespan)
-    service = _Service(engine, worker)
+    service = _Service(engine)
     for prefix in ("", "/v1"):
         app.add_api_route(
             f"{prefix}/chat/completions", service.chat, methods=["POST"], response_model=None
@@ -72,10 +72,10 @@ async def _on_http_error(_: Request, error: Exception) -> JSONResponse:
 
 
 class _Service:
-    """The handlers, sharing one engine and its worker."""
+    """The handlers, sharing one engine."""
 
-    def __init__(self, engine: Engine, worker: Worker) -> None:
-        self._engine, self._worker = engine, worker
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._name = engine.model.name
         self._fingerprint = f"dsv4-{__version__}-{engine.model.numerics}"
 
@@ -84,8 +84,8 @@ class _Service:
             "status": "ok",
             "model": self._name,
             "numerics": self._engine.model.numerics,
-            "running": self._worker.running,
-            "waiting": self._worker.waiting,
+            "running": self._engine.service.running,
+            "waiting": self._engine.service.waiting,
         }
 
     async def models(self) -> dict[str, Any]:
@@ -113,8 +113,7 @@ class _Service:
             )
         wanted = parsed.request(self._engine.model.defaults)
         prepared = await asyncio.to_thread(self._engine.prepare, wanted)
-        job = Job(prepared)
-        self._worker.submit(job)
+        job = Job(self._engine, prepared)
         completion = openai.Completion(parsed.model, self._fingerprint)
         if parsed.stream:
             include = parsed.stream_options is not None and parsed.stream_options.include_usage

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dsv4.chat.engine import Finish, Usage
+from dsv4.chat.answer import Finish, Usage
 from dsv4.encoding.events import (
     ContentDelta,
     Event,

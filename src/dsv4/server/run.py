@@ -15,7 +15,7 @@ from dsv4.server.app import create_app
 logger = logging.getLogger("dsv4.server")
 
 
-def run(engine: Engine, *, host: str, port: int, queue: int) -> None:
+def run(engine: Engine, *, host: str, port: int) -> None:
     """Serve until SIGINT, which is an ordinary end, or SIGTERM.
 
     Raises UsageError if the address cannot be used.
@@ -40,7 +40,7 @@ def run(engine: Engine, *, host: str, port: int, queue: int) -> None:
             bound,
         )
         config = uvicorn.Config(
-            create_app(engine, queue=queue),
+            create_app(engine),
             log_level="warning",
             timeout_graceful_shutdown=5,
         )

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import dsv4
-from dsv4.chat.engine import Engine, Finish
+from dsv4.chat.answer import Finish
+from dsv4.chat.engine import Engine
 from dsv4.chat.request import LEVELS, Request
 from dsv4.checkpoint import synth
 from dsv4.config import load
@@ -23,7 +25,7 @@ from dsv4.encoding.events import (
     ToolCallStart,
     merge,
 )
-from dsv4.engine.sampler import GREEDY, Sampler
+from dsv4.engine.sampler import GREEDY, Draw, Sampler
 from dsv4.errors import EncodingError, RequestError, UsageError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -205,7 +207,11 @@ def test_an_unused_id_of_the_model_adds_no_text(
 ) -> None:
     model = dsv4.load(resized(8))
     drawn = iter([*model.tokenizer.encode("a"), model.config.vocab_size - 1, 1])
-    monkeypatch.setattr(Sampler, "pick", lambda self, logits_V: (next(drawn), 0.0))
+
+    def draw(self: Sampler, logits_V: torch.Tensor, allowed_V: object) -> Draw:
+        return Draw(next(drawn), logits_V, None)
+
+    monkeypatch.setattr(Sampler, "draw", draw)
     events, finish = run(dsv4.Engine(model))
     assert events == [ContentDelta("a")]
     assert finish.usage.completion == 2

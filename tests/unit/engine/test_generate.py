@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dsv4.config import preset
-from dsv4.engine.generate import Finish, Limits, Token, generate
+from dsv4.engine.generate import generate
+from dsv4.engine.request import Finish, Generation, Prefill, Token
 from dsv4.engine.sampler import GREEDY, Sampling
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
@@ -25,15 +26,18 @@ def model() -> Transformer:
     return model.requires_grad_(False)
 
 
-def run(model: Transformer, limits: Limits, **options: object) -> tuple[list[int], Finish]:
-    *tokens, last = generate(model, PROMPT, limits, **options)  # type: ignore[arg-type]
+def run(
+    model: Transformer, count: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
+) -> tuple[list[int], Finish]:
+    generation = Generation(tuple(PROMPT), count, stop, sampling)
+    events = list(generate(model, generation))
+    last = events[-1]
     assert isinstance(last, Finish)
-    assert all(isinstance(token, Token) for token in tokens)
-    return [token.id for token in tokens if isinstance(token, Token)], last
+    return [event.id for event in events if isinstance(event, Token)], last
 
 
 def test_greedy_follows_the_arg_max_of_full_forward_passes(model: Transformer) -> None:
-    tokens, finish = run(model, Limits(12), sampling=GREEDY)
+    tokens, finish = run(model, 12)
     ids = list(PROMPT)
     for token in tokens:
         logits = model(torch.tensor([ids])).logits_BTV[0, -1]
@@ -42,75 +46,45 @@ def test_greedy_follows_the_arg_max_of_full_forward_passes(model: Transformer) -
     assert (len(tokens), finish.reason) == (12, "length")
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 8, 512])
-def test_prefill_chunks_do_not_change_the_answer(model: Transformer, chunk: int) -> None:
-    seen: list[int] = []
-    tokens, _ = run(model, Limits(6), sampling=GREEDY, chunk=chunk, progress=seen.append)
-    assert tokens == run(model, Limits(6), sampling=GREEDY)[0]
-    assert seen == [*range(chunk, 8, chunk), 8]
-
-
 def test_stop_id_ends_and_is_not_emitted(model: Transformer) -> None:
-    tokens, _ = run(model, Limits(12), sampling=GREEDY)
+    tokens, _ = run(model, 12)
     stop = tokens[4]
-    shorter, finish = run(model, Limits(12, frozenset({stop})), sampling=GREEDY)
+    shorter, finish = run(model, 12, stop=frozenset({stop}))
     assert shorter == tokens[: tokens.index(stop)]
     assert finish.reason == "stop"
 
 
 def test_same_seed_same_answer(model: Transformer) -> None:
-    first, _ = run(model, Limits(10), sampling=Sampling(seed=5))
-    assert first == run(model, Limits(10), sampling=Sampling(seed=5))[0]
-    assert first != run(model, Limits(10), sampling=Sampling(seed=6))[0]
-
-
-def test_continuing_a_state_equals_one_long_prompt(model: Transformer) -> None:
-    state = model.new_state()
-    with torch.no_grad():
-        model(torch.tensor([PROMPT[:5]]), state)
-    rest = [
-        token.id
-        for token in generate(model, PROMPT[5:], Limits(5), GREEDY, state=state)
-        if isinstance(token, Token)
-    ]
-    assert rest == run(model, Limits(5), sampling=GREEDY)[0]
+    first, _ = run(model, 10, Sampling(seed=5))
+    assert first == run(model, 10, Sampling(seed=5))[0]
+    assert first != run(model, 10, Sampling(seed=6))[0]
 
 
 def test_the_context_ends_the_answer(model: Transformer) -> None:
-    tokens, finish = run(model, Limits(1000), sampling=GREEDY)
+    tokens, finish = run(model, 1000)
     assert len(PROMPT) + len(tokens) == 64
     assert finish.reason == "length"
 
 
 def test_cancelling_stops_within_a_step(model: Transformer) -> None:
-    tokens: list[int] = []
-    finish = None
-    stream = generate(model, PROMPT, Limits(50), GREEDY, cancelled=lambda: len(tokens) >= 3)
-    for item in stream:
-        if isinstance(item, Token):
-            tokens.append(item.id)
-        else:
-            finish = item.reason
-    assert (len(tokens), finish) == (3, "cancelled")
+    tokens: list[Token] = []
+    generation = Generation(tuple(PROMPT), 50, sampling=GREEDY)
+    for event in generate(model, generation, cancelled=lambda: len(tokens) >= 3):
+        if isinstance(event, Token):
+            tokens.append(event)
+    assert (len(tokens), event) == (3, Finish("cancelled"))
 
 
-def test_cancelling_during_prefill_emits_nothing(model: Transformer) -> None:
-    seen: list[int] = []
-    items = list(
-        generate(
-            model,
-            PROMPT,
-            Limits(5),
-            chunk=2,
-            progress=seen.append,
-            cancelled=lambda: len(seen) >= 2,
-        )
-    )
-    assert items == [Finish("cancelled")]
-    assert seen == [2, 4]
+def test_a_long_prompt_is_read_in_pieces_and_tells(model: Transformer) -> None:
+    config = dataclasses.replace(preset("tiny"), max_position_embeddings=2048)
+    model = Transformer(config)
+    init_weights(model, 0)
+    generation = Generation(tuple(i % 60 for i in range(1100)), 1, sampling=GREEDY)
+    events = list(generate(model.requires_grad_(False), generation))
+    assert [event.done for event in events if isinstance(event, Prefill)] == [512, 1024, 1100]
 
 
-@pytest.mark.parametrize("ids", [[], list(range(64))])
+@pytest.mark.parametrize("ids", [[], list(range(64)), [512], [-1]])
 def test_prompts_that_can_not_be_continued(model: Transformer, ids: list[int]) -> None:
     with pytest.raises(UsageError):
-        generate(model, ids, Limits(1))
+        generate(model, Generation(tuple(ids), 1))

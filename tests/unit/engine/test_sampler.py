@@ -70,7 +70,7 @@ def test_always_a_distribution_that_keeps_the_best(
 def test_a_seed_repeats_a_draw_and_another_does_not() -> None:
     def draw(seed: int) -> list[int]:
         sampler = Sampler(Sampling(seed=seed))
-        return [sampler.pick(torch.zeros(1000))[0] for _ in range(8)]
+        return [sampler.draw(torch.zeros(1000)).token for _ in range(8)]
 
     assert draw(7) == draw(7)
     assert draw(7) != draw(8)
@@ -78,23 +78,48 @@ def test_a_seed_repeats_a_draw_and_another_does_not() -> None:
 
 def test_frequencies_follow_the_probabilities() -> None:
     sampler = Sampler(Sampling(seed=1))
-    draws = torch.tensor([sampler.pick(LOGITS)[0] for _ in range(4000)])
+    draws = torch.tensor([sampler.draw(LOGITS).token for _ in range(4000)])
     seen = torch.bincount(draws, minlength=5) / 4000
     # Five standard deviations of a proportion, at most 5 * sqrt(0.25 / 4000) = 0.04.
     assert float((seen - LOGITS.softmax(-1)).abs().max()) < 0.04
 
 
 def test_logprob_is_that_of_the_drawn_token() -> None:
-    token, logprob = Sampler(GREEDY).pick(LOGITS)
-    assert (token, logprob) == (0, 0.0)
-    token, logprob = Sampler(Sampling(seed=3)).pick(LOGITS)
-    assert math.isclose(logprob, float(LOGITS.log_softmax(-1)[token]), abs_tol=1e-6)
+    draw = Sampler(GREEDY).draw(LOGITS)
+    assert (draw.token, draw.logprob) == (0, 0.0)
+    assert draw.best(3) == [(0, 0.0), (1, -math.inf), (4, -math.inf)]
+    draw = Sampler(Sampling(seed=3)).draw(LOGITS)
+    assert math.isclose(draw.logprob, float(LOGITS.log_softmax(-1)[draw.token]), abs_tol=1e-6)
+    assert [token for token, _ in draw.best(2)] == [0, 1]
+
+
+def test_a_draw_depends_on_its_place_alone() -> None:
+    first, second = Sampler(Sampling(seed=9)), Sampler(Sampling(seed=9))
+    flat = torch.zeros(1000)
+    ahead = [second.guess(flat, 0), second.guess(flat, 1)]
+    assert [first.draw(flat).token, first.draw(flat).token] == ahead
+    assert second.draw(flat).token == ahead[0]
+
+
+def test_what_is_not_allowed_never_comes() -> None:
+    allowed = torch.tensor([False, True, False, False, True])
+    sampler = Sampler(Sampling(seed=2, temperature=2.0))
+    assert {sampler.draw(LOGITS, allowed).token for _ in range(200)} == {1, 4}
+    assert Sampler(GREEDY).draw(LOGITS, allowed).token == 1
+
+
+def test_penalties_and_bias_move_the_choice() -> None:
+    sampler = Sampler(Sampling(temperature=0, presence_penalty=1.5))
+    assert [sampler.draw(LOGITS).token for _ in range(3)] == [0, 1, 4]
+    sampler = Sampler(Sampling(temperature=0, frequency_penalty=0.6))
+    assert [sampler.draw(LOGITS).token for _ in range(4)] == [0, 0, 1, 4]
+    assert Sampler(Sampling(temperature=0, bias=((3, 100.0),))).draw(LOGITS).token == 3
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_broken_logits_are_an_error(bad: float) -> None:
     with pytest.raises(CheckpointError, match="not finite"):
-        probabilities(torch.tensor([0.0, bad]), Sampling())
+        Sampler(Sampling()).draw(torch.tensor([0.0, bad]))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +133,8 @@ def test_broken_logits_are_an_error(bad: float) -> None:
         {"top_k": -1},
         {"min_p": 1.5},
         {"seed": 1 << 64},
+        {"presence_penalty": 2.5},
+        {"frequency_penalty": math.nan},
     ],
 )
 def test_values_out_of_range(values: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dsv4.chat.engine import Engine
+from dsv4.engine.sampler import Sampler
 from dsv4.server import app, failure
 from dsv4.server.app import create_app
 
@@ -359,13 +360,13 @@ def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(
     scripted: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = scripted("x")
-    answer = engine.answer
+    draw = Sampler.draw
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("secret detail")
 
     with client(engine) as http:
-        monkeypatch.setattr(engine, "answer", broken)
+        monkeypatch.setattr(Sampler, "draw", broken)
         response = http.post("/v1/chat/completions", json=body())
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
@@ -373,5 +374,5 @@ def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(
         streamed = http.post("/v1/chat/completions", json=body(stream=True)).text
         assert '"error"' in streamed and "[DONE]" not in streamed
         assert 'finish_reason": "stop' not in streamed
-        monkeypatch.setattr(engine, "answer", answer)
+        monkeypatch.setattr(Sampler, "draw", draw)
         assert http.post("/v1/chat/completions", json=body()).status_code == 200

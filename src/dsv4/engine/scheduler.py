@@ -1,0 +1,100 @@
+"""Who runs next, and with how many of its ids: fair between users, in order within one."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
+
+from dsv4.engine.sequence import Sequence
+
+
+class Piece(NamedTuple):
+    """The next `length` ids of a sequence, to be fed to its state in this step."""
+
+    sequence: Sequence
+    length: int
+
+
+class Queue:
+    """Requests that wait to be admitted. The user who was served least comes first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Sequence]] = {}
+        self._served: dict[str, float] = defaultdict(float)
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._waiting.values())
+
+    def __iter__(self) -> Iterator[Sequence]:
+        for line in self._waiting.values():
+            yield from line
+
+    def of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return len(self._waiting.get(user, ()))
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a request at the end of its user's line."""
+        line = self._waiting.get(sequence.user)
+        if line is None:
+            line = self._waiting[sequence.user] = deque()
+            # Who comes back after a pause has no claim on the time nobody asked for.
+            least = min((self._served[user] for user in self._waiting), default=0.0)
+            self._served[sequence.user] = max(self._served[sequence.user], least)
+        line.append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Return a request to the head of its user's line."""
+        self._waiting.setdefault(sequence.user, deque()).appendleft(sequence)
+
+    def peek(self) -> Sequence | None:
+        """The next request."""
+        if not self._waiting:
+            return None
+        user = min(self._waiting, key=lambda name: (self._served[name], self._arrived(name)))
+        return self._waiting[user][0]
+
+    def remove(self, sequence: Sequence) -> None:
+        line = self._waiting[sequence.user]
+        line.remove(sequence)
+        if not line:
+            del self._waiting[sequence.user]
+
+    def served(self, user: str, tokens: int) -> None:
+        """Count what a user got."""
+        self._served[user] += tokens
+        if len(self._served) > 10_000:  # names of users who are gone
+            waiting = self._waiting.keys()
+            self._served = defaultdict(
+                float, {name: n for name, n in self._served.items() if name in waiting}
+            )
+
+    def credit(self, user: str) -> float:
+        """Tokens a user was served; who has fewer comes first."""
+        return self._served[user]
+
+    def _arrived(self, user: str) -> int:
+        return self._waiting[user][0].number
+
+
+def pieces(running: SequenceOf[Sequence], credit: Queue, *, chunk: int, beside: int) -> list[Piece]:
+    """What one step computes: a token of everybody who decodes, and a piece of a prompt.
+
+    `chunk`: ids of a step when nobody decodes; `beside`: ids of prompts in a step that others
+    wait for.
+    """
+    decoding = [Piece(sequence, 1) for sequence in running if sequence.decoding]
+    room = beside if decoding else chunk
+    reading = sorted(
+        (sequence for sequence in running if not sequence.decoding),
+        key=lambda sequence: (credit.credit(sequence.user), sequence.number),
+    )
+    for sequence in reading:
+        if room <= 0:
+            break
+        count = min(room, sequence.waiting_ids)
+        decoding.append(Piece(sequence, count))
+        room -= count
+    return decoding

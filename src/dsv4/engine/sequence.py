@@ -1,0 +1,80 @@
+"""One request inside the engine: its ids so far, its decoding state, and who is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from dsv4.engine.request import Candidate, Event, Finish, FinishReason, Generation, Token
+from dsv4.engine.sampler import Draw, Sampler
+from dsv4.model.state import State
+
+Deliver = Callable[[Event | Exception], None]
+"""Takes what the engine has for a request, in the engine's thread; must not wait. The last call
+brings a Finish or an exception."""
+
+
+class Sequence:
+    """A request on its way. Everybody but the engine may only `cancel` it."""
+
+    def __init__(self, generation: Generation, deliver: Deliver, number: int) -> None:
+        self.generation = generation
+        self.number = number
+        """Requests are numbered as they arrive."""
+        self.ids = list(generation.ids)
+        self.sampler = Sampler(generation.sampling)
+        self.state: State | None = None
+        self.cached = 0
+        """Ids that were not computed again."""
+        self.reason: FinishReason | None = None
+        self._deliver = deliver
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop within a step; what is still delivered ends with Finish("cancelled")."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def user(self) -> str:
+        return self.generation.user
+
+    @property
+    def waiting_ids(self) -> int:
+        """Ids that the state has not seen yet."""
+        return len(self.ids) - (self.state.length if self.state is not None else 0)
+
+    @property
+    def produced(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.ids) - len(self.generation.ids)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only its newest token is new to the state."""
+        return self.produced > 0 and self.waiting_ids == 1
+
+    def deliver(self, event: Event | Exception) -> None:
+        self._deliver(event)
+
+    def take(self, draw: Draw, context: int) -> None:
+        """Add a drawn token to the answer; sets `reason` if that ends it."""
+        generation = self.generation
+        if generation.constraint is not None:
+            generation.constraint.accept(draw.token)
+        if draw.token in generation.stop_ids:
+            self.reason = "stop"
+            return
+        self.ids.append(draw.token)
+        best = draw.best(generation.alternatives) if generation.alternatives else ()
+        self.deliver(Token(draw.token, draw.logprob, tuple(Candidate(*pair) for pair in best)))
+        if self.produced >= generation.max_tokens or len(self.ids) >= context:
+            self.reason = "length"
+
+    def end(self) -> None:
+        """Tell that it is over, after `reason` was set."""
+        assert self.reason is not None
+        self.deliver(Finish(self.reason, self.cached))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dsv4.chat.prepared import Prepared
 from dsv4.chat.stop import StopStrings
@@ -24,6 +24,26 @@ class Usage:
     completion: int
     reasoning: int
     cached: int = 0
+
+
+class Alternative(NamedTuple):
+    """A token that was drawn or might have been; -inf: it could not be."""
+
+    text: str
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """How likely the token behind the next deltas was, and what else might have come.
+
+    `reasoning`: it belongs to the reasoning and not to the content.
+    """
+
+    token: Alternative
+    top: tuple[Alternative, ...]
+    reasoning: bool
 
 
 @dataclass(frozen=True, slots=True)

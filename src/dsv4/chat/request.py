@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from dsv4.encoding.messages import Message
 from dsv4.engine.sampler import Sampling
@@ -43,11 +43,47 @@ def check_effort(effort: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Schema:
+    """The answer's content is JSON that fits `schema`; None: any JSON object.
+
+    `described`: the prompt shows the schema to the model, as the template can.
+    """
+
+    schema: Mapping[str, Any] | None = None
+    described: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The answer's content matches this regular expression as a whole."""
+
+    regex: str
+
+
+Format = Schema | Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The answer calls this tool."""
+
+    name: str
+
+
+ToolChoice = Literal["none", "auto", "required"] | Named
+"""Whether the answer may, must or must not call tools, or which one it calls."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One answer to produce.
 
-    `messages`: Message objects or OpenAI-shaped mappings. `effort`: one of LEVELS (`none`: do
-    not think). `stop`: the answer's content ends before the first of these strings.
+    `messages`: Message objects or OpenAI-shaped mappings; the last may be an assistant's with
+    `prefix`, which is continued. `effort`: one of LEVELS (`none`: do not think). `stop`: the
+    answer's content ends before the first of these strings. `format`: what the content looks
+    like (None: free). `parallel`: more than one call per answer. `thinking_budget`: tokens after
+    which thinking is ended. `logprobs`: alternatives reported per token (None: no report).
+    `user`: whose request it is, for fair shares and the prefix cache.
     """
 
     messages: Sequence[Message | Mapping[str, Any]]
@@ -56,6 +92,12 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 4096
     stop: tuple[str, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel: bool = True
+    format: Format | None = None
+    thinking_budget: int | None = None
+    logprobs: int | None = None
+    user: str = ""
 
     def __post_init__(self) -> None:
         check_effort(self.effort)
@@ -69,3 +111,18 @@ class Request:
     def level(self, profile: str) -> str | None:
         """The effort as `profile` spells it, None when not thinking."""
         return _LEVELS[profile][self.effort] if self.thinking else None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Plain text to continue, without a template; with a `suffix`: what belongs between the
+    two. `echo`: the prompt is part of the answer's text."""
+
+    prompt: str
+    suffix: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 4096
+    stop: tuple[str, ...] = ()
+    echo: bool = False
+    logprobs: int | None = None
+    user: str = ""

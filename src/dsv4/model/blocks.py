@@ -109,6 +109,13 @@ class BlockTable:
             self._place(i)
         self.sealed = min(self.sealed, length // BLOCK * BLOCK)
 
+    def share(self, i: int, block: Tensor) -> None:
+        """Take `block`, which is equal, in place of block `i`; neither will be written to again."""
+        if block is not self.blocks[i]:
+            self.blocks[i] = block
+            self._place(i)
+        self.sealed = max(self.sealed, (i + 1) * BLOCK)
+
     def truncate(self, count: int) -> None:
         """Let go of all blocks but the first `count`."""
         del self.blocks[count:]

@@ -32,9 +32,7 @@ class Ring:
     every position that a rewind of `rewind` tokens can reach.
     """
 
-    def __init__(
-        self, batch: int, format: RowFormat, *, unit: int, back: int, rewind: int
-    ) -> None:
+    def __init__(self, batch: int, format: RowFormat, *, unit: int, back: int, rewind: int) -> None:
         self.format, self.unit, self.back = format, unit, back
         capacity = (back + 1) * unit + rewind
         self.rows = torch.zeros(batch, capacity, format.stored, dtype=format.dtype)
@@ -217,19 +215,13 @@ class State:
                 for _, ring in layer.rings():
                     ring.begin(0, 0)
 
-    def seal(self) -> int:
-        """Share the blocks that are finished: they will not be written to again. Their number."""
-        count = self.length // BLOCK
-        self.table.sealed = max(self.table.sealed, count * BLOCK)
-        return count
-
-    def tail(self) -> Tensor:
-        """What is needed besides the blocks to go on from `length`, which must be a whole number
-        of blocks: rows of the rings, flat uint8."""
-        assert self.length % BLOCK == 0
+    def tail(self, length: int) -> Tensor:
+        """What is needed besides the blocks to go on from `length`, a whole number of blocks that
+        the state could be rewound to: rows of the rings, flat uint8."""
+        assert length % BLOCK == 0 and self.earliest <= length <= self.length
         return torch.cat(
             [
-                ring.read_stored(ring.needed(self.length), self.length).view(torch.uint8).flatten()
+                ring.read_stored(ring.needed(length), length).view(torch.uint8).flatten()
                 for layer in self.layers
                 for _, ring in layer.rings()
             ]
@@ -242,9 +234,7 @@ class State:
         """
         length = len(blocks) * BLOCK
         rings = [ring for layer in self.layers for _, ring in layer.rings()]
-        sizes = [
-            (length - ring.needed(length)) * ring.rows[:, 0].nbytes for ring in rings
-        ]
+        sizes = [(length - ring.needed(length)) * ring.rows[:, 0].nbytes for ring in rings]
         if tail.dtype != torch.uint8 or tail.numel() != sum(sizes):
             raise StateError(
                 f"stored state does not belong to this model: a tail of {tail.numel()} bytes, "
@@ -266,7 +256,7 @@ class State:
         below are and a window has passed: all are after `window * layers` tokens. What is
         computed before is to be thrown away; entries that `blocks` hold stay as they are.
         """
-        assert 0 <= length <= len(blocks) * BLOCK
+        assert 0 <= length <= len(blocks) * BLOCK or not self.table.layout.nbytes
         self._begin(blocks, length)
         for layer in self.layers:
             for _, ring in layer.rings():
@@ -323,9 +313,7 @@ class State:
                 log.write_stored(0, tensors[f"layers.{i}.{name}"])
         self.length = length
 
-    def _check(
-        self, name: str, tensors: dict[str, Tensor], format: RowFormat, count: int
-    ) -> None:
+    def _check(self, name: str, tensors: dict[str, Tensor], format: RowFormat, count: int) -> None:
         """Whether the tensor called `name` holds `count` rows of a format."""
         found, shape = tensors[name], [self.shape.batch, count, format.stored]
         if list(found.shape) != shape or found.dtype != format.dtype:

@@ -1,0 +1,1 @@
+"""What was computed for a prefix of ids, kept for the requests that begin alike."""

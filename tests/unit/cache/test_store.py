@@ -176,8 +176,8 @@ def test_a_backlog_is_bounded_and_can_be_read(
             go.set()
         assert store.flush(30)
         assert small(store, 4) == [0, 1] and store.stats.records == 2
-        put_small(store, 2)
-        assert store.get("block", key_of(2)) == b"2"
+        store.put("block", key_of(2), [bytes(1000)])  # there is room again
+        assert store.get("block", key_of(2)) == bytes(1000)
 
 
 def test_closing_writes_what_waits(tmp_path: Path) -> None:

@@ -119,11 +119,19 @@ def test_a_record_under_another_name_is_found(tmp_path: Path) -> None:
         shutil.copy(path, files_by_key[key_of(2).hex()])
         assert store.get("block", key_of(4)) is None and store.get("window", key_of(2)) is None
         assert store.get("block", key_of(3)) == PAYLOAD and store.stats.damaged == 2
-    with opened(tmp_path, binding=b"other weights") as store:
-        shutil.copytree(tmp_path / BINDING.hex(), tmp_path / b"third weights".hex())
-    with opened(tmp_path, binding=b"third weights") as store:
+    other = BINDING[::-1]
+    shutil.copytree(tmp_path / BINDING.hex(), tmp_path / other.hex())
+    with opened(tmp_path, binding=other) as store:
         assert store.stats.records == 3
         assert store.get("block", key_of(1)) is None and store.stats.damaged == 1
+
+
+def test_a_link_that_takes_the_place_of_a_record_is_not_followed(tmp_path: Path) -> None:
+    path = one_record(tmp_path)
+    with opened(tmp_path) as store:
+        link(path)
+        assert store.get("block", key_of(1)) is None and store.stats.damaged == 1
+        assert not path.is_symlink()
 
 
 def test_a_record_that_was_deleted_is_absent(tmp_path: Path) -> None:

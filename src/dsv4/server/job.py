@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from dsv4.chat.answer import Answer, Finish
+from dsv4.chat.answer import Answer, Finish, Logprobs
 from dsv4.chat.engine import Engine
 from dsv4.chat.prepared import Prepared
 from dsv4.encoding.events import Event
@@ -62,6 +62,7 @@ class Job:
                 if isinstance(item, Exception):
                     raise item
                 for event in self._answer.feed(item):
-                    yield event
+                    if not isinstance(event, Logprobs):
+                        yield event
         finally:
             self.cancel()

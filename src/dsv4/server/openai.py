@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import string
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -20,13 +18,6 @@ from dsv4.encoding.events import (
     ToolCallStart,
     collect,
 )
-
-_LETTERS = string.ascii_letters + string.digits
-
-
-def call_id(index: int) -> str:
-    """An unguessable id for the call at `index` of an answer."""
-    return f"call_{index:02}_" + "".join(secrets.choice(_LETTERS) for _ in range(20))
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
@@ -72,11 +63,11 @@ class Completion:
             message["content"] = reply.content or None
             message["tool_calls"] = [
                 {
-                    "id": call_id(index),
+                    "id": call.id,
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
-                for index, call in enumerate(reply.tool_calls)
+                for call in reply.tool_calls
             ]
         choice = {
             "index": 0,
@@ -108,7 +99,7 @@ class Completion:
         elif isinstance(event, ToolCallStart):
             call = {
                 "index": event.index,
-                "id": call_id(event.index),
+                "id": event.id,
                 "type": "function",
                 "function": {"name": event.name, "arguments": ""},
             }

@@ -71,10 +71,12 @@ class Desk:
         return bool(self._jobs)
 
     def account(self, request: Request) -> Account:
-        """Who asks. Raises RequestError: 401, 402."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else None
-        return self.accounts.identify(request.headers.get("x-api-key") or bearer or None)
+        """Who asks the model. Raises RequestError: 401, 402, 429."""
+        return self.accounts.identify(key_of(request))
+
+    def looking(self, request: Request) -> Account:
+        """Who asks what costs nothing. Raises RequestError: 401."""
+        return self.accounts.find(key_of(request))
 
     async def read(self, request: Request, kind: type[Body]) -> Body:
         """The body of a request. Raises RequestError."""
@@ -158,3 +160,11 @@ class Desk:
                 logger.exception("an answer failed")
             for text in writer.failed(error):
                 yield text
+
+
+def key_of(request: Request) -> str | None:
+    """The key a request brings: a bearer token or x-api-key."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.headers.get("x-api-key")

@@ -67,7 +67,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def main(source: str, target: str) -> None:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     with open(source, encoding="utf-8") as file:
         pruned = prune(yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))

@@ -16,15 +16,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dsv4.cache.record import Kind
 from dsv4.model.blocks import BLOCK
 
 
 class Store(Protocol):
     """Where blocks and tails outlive the process."""
 
-    def contains(self, kind: str, key: bytes) -> bool: ...
-    def get(self, kind: str, key: bytes) -> bytes | bytearray | memoryview | None: ...
-    def put(self, kind: str, key: bytes, parts: Sequence[memoryview]) -> None: ...
+    def contains(self, kind: Kind, key: bytes) -> bool: ...
+    def get(self, kind: Kind, key: bytes) -> bytearray | None: ...
+    def get_many(self, kind: Kind, keys: Sequence[bytes]) -> list[bytearray]: ...
+    def put(self, kind: Kind, key: bytes, parts: Sequence[memoryview]) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -179,31 +182,24 @@ class PrefixCache:
 
     def _load(self, keys: Sequence[bytes]) -> list[Node]:
         """The nodes of these keys, pinned, as far as they can be had."""
-        nodes: list[Node] = []
-        parent = None
-        for key in keys:
-            node = self._nodes.get(key)
-            if node is None:
-                block = self._read("block", key)
-                if block is None:
-                    break
-                node = self._insert(parent, key, block.view(1, -1))
+        # A block that is here has its parent here.
+        nodes = [self._nodes[key] for key in keys if key in self._nodes]
+        rest = keys[len(nodes) :]
+        if rest and self.store is not None:
+            for key, data in zip(rest, self.store.get_many("block", rest), strict=False):
+                block = torch.frombuffer(data, dtype=torch.uint8).view(1, -1)
+                nodes.append(self._insert(nodes[-1] if nodes else None, key, block))
+        for node in nodes:
             self._pin(node)
-            nodes.append(node)
-            parent = node
         return nodes
 
     def _load_tail(self, node: Node) -> Tensor | None:
-        if node.tail is None:
-            tail = self._read("window", node.key)
-            if tail is not None:
-                node.tail = tail
-                self.bytes += tail.nbytes
+        if node.tail is None and self.store is not None:
+            data = self.store.get("window", node.key)
+            if data is not None:
+                node.tail = torch.frombuffer(data, dtype=torch.uint8)
+                self.bytes += node.tail.nbytes
         return node.tail
-
-    def _read(self, kind: str, key: bytes) -> Tensor | None:
-        data = self.store.get(kind, key) if self.store is not None else None
-        return None if data is None else torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
     def _insert(self, parent: Node | None, key: bytes, block: Tensor) -> Node:
         node = self._nodes[key] = Node(key, parent, block)

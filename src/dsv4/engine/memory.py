@@ -11,8 +11,7 @@ import os
 from dataclasses import dataclass
 
 from dsv4.cache.keys import Chain
-from dsv4.cache.prefix import PrefixCache
-from dsv4.cache.prefix import Store as Store
+from dsv4.cache.prefix import PrefixCache, Store
 from dsv4.engine.sequence import Sequence
 from dsv4.errors import UsageError
 from dsv4.model.blocks import BLOCK
@@ -73,6 +72,11 @@ class Memory:
         # Rings that began empty are right again once a window has passed in every layer.
         blind = config.sliding_window * len(config.layer_ratios)
         self.cache = PrefixCache(store, blind if model.numerics.packed else None)
+
+    def close(self) -> None:
+        """Write what is still to be stored."""
+        if self.cache.store is not None:
+            self.cache.store.close()
 
     def chain(self, user: str) -> Chain:
         """The keys of a new sequence of a user."""

@@ -117,6 +117,7 @@ class Service:
                 logger.exception("a step of the engine failed")
                 self.core.fail(error)
         self.core.fail(stopping())
+        self.core.memory.close()
 
 
 class Ticket:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import pytest
 import torch
@@ -324,11 +325,15 @@ class Dict:
     def contains(self, kind: str, key: bytes) -> bool:
         return (kind, key) in self.records
 
-    def get(self, kind: str, key: bytes) -> bytes | None:
+    def get(self, kind: str, key: bytes) -> bytearray | None:
         if self._lose():
             self.records.pop((kind, key))
             return None
-        return self.records[kind, key]
+        return bytearray(self.records[kind, key])
+
+    def get_many(self, kind: str, keys: list[bytes]) -> list[bytearray]:
+        found = takewhile(lambda data: data is not None, (self.get(kind, key) for key in keys))
+        return [data for data in found if data is not None]
 
     def put(self, kind: str, key: bytes, parts: Iterator[memoryview]) -> None:
         self.records[kind, key] = b"".join(parts)

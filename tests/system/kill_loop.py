@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.parity.models import FLASH_LIKE, draw_config, draw_model
+
 from dsv4.cache.store import Store
 from dsv4.engine.core import Core
 from dsv4.engine.memory import Checkpoints, Memory
@@ -25,7 +27,6 @@ from dsv4.engine.request import Event, Finish, Generation, Token
 from dsv4.engine.sampler import GREEDY
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import by_name
-from tests.parity.models import FLASH_LIKE, draw_config, draw_model
 
 BINDING = b"the model of kill_loop.py"
 WRONG = 3

@@ -1,20 +1,22 @@
-"""The HTTP API in process: shapes, errors and limits."""
+"""Chat completions in process: shapes, errors and limits."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
+from tests.serving import Build, chunks, client
 
-from dsv4.chat.engine import Engine
-from dsv4.engine.sampler import Sampler
-from dsv4.server import app, failure
+from dsv4.chat.defaults import Defaults
+from dsv4.chat.request import Named, Pattern, Request, Schema
+from dsv4.engine.sampler import Sampler, Sampling
+from dsv4.server import body as bodies
+from dsv4.server import failure
 from dsv4.server.app import create_app
+from dsv4.server.chat_body import ChatBody
+from dsv4.server.settings import Settings
 
 CALL = (
     'Let me see.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
@@ -23,25 +25,10 @@ CALL = (
     "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
 )
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-Build = Callable[..., Engine]
-
-
-@contextmanager
-def client(engine: Engine, **options: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(engine, **options), raise_server_exceptions=False) as made:
-        yield made
 
 
 def body(**fields: Any) -> dict[str, Any]:
     return {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], **fields}
-
-
-def chunks(response: Any) -> list[dict[str, Any]]:
-    """The JSON of every event of a stream, which has to end in [DONE]."""
-    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
-    assert all(line.startswith("data: ") for line in lines)
-    assert lines[-1] == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
@@ -119,7 +106,7 @@ def test_stream_has_the_recorded_shape(scripted: Build) -> None:
     with client(scripted("hm</think>" + CALL)) as http:
         response = http.post("/v1/chat/completions", json=asked)
     assert response.headers["content-type"].startswith("text/event-stream")
-    sent = chunks(response)
+    sent = chunks(response.text)
     assert len({(c["id"], c["created"], c["model"]) for c in sent}) == 1
     assert all(c["object"] == "chat.completion.chunk" for c in sent)
     deltas = [c["choices"][0]["delta"] for c in sent]
@@ -142,7 +129,7 @@ def test_stream_has_the_recorded_shape(scripted: Build) -> None:
 def test_usage_chunk_on_request(scripted: Build) -> None:
     asked = body(stream=True, stream_options={"include_usage": True})
     with client(scripted("abc")) as http:
-        sent = chunks(http.post("/v1/chat/completions", json=asked))
+        sent = chunks(http.post("/v1/chat/completions", json=asked).text)
     assert sent[-1]["choices"] == []
     assert sent[-1]["usage"]["completion_tokens"] == 3
     assert all(c["usage"] is None for c in sent[:-1])
@@ -152,7 +139,7 @@ def test_usage_chunk_on_request(scripted: Build) -> None:
 def test_stream_and_whole_say_the_same(scripted: Build) -> None:
     with client(scripted("Grüße, 世界")) as http:
         whole = http.post("/v1/chat/completions", json=body()).json()
-        sent = chunks(http.post("/v1/chat/completions", json=body(stream=True)))
+        sent = chunks(http.post("/v1/chat/completions", json=body(stream=True)).text)
     text = "".join(c["choices"][0]["delta"]["content"] for c in sent)
     assert text == whole["choices"][0]["message"]["content"] == "Grüße, 世界"
     assert sent[-1]["usage"] == whole["usage"]
@@ -173,13 +160,8 @@ def test_max_tokens(scripted: Build, field: str) -> None:
     assert answer["usage"]["completion_tokens"] == 2
 
 
-def test_models_and_health(scripted: Build) -> None:
+def test_health(scripted: Build) -> None:
     with client(scripted("x")) as http:
-        listed = http.get("/v1/models").json()
-        assert http.get("/models").json() == listed
-        assert listed["object"] == "list"
-        names = [entry["id"] for entry in listed["data"]]
-        assert names[0] == "scripted" and "deepseek-chat" in names
         health = http.get("/health").json()
     assert health["status"] == "ok" and health["model"] == "scripted"
 
@@ -219,9 +201,19 @@ def test_models_and_health(scripted: Build) -> None:
         ({"tools": [{"function": {"name": "not a name"}}]}, 422, None),
         ({"tools": [WEATHER] * 129}, 422, "tools"),
         ({"n": 2}, 400, "n"),
-        ({"logprobs": True}, 400, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
-        ({"tool_choice": "required"}, 400, "tool_choice"),
+        ({"top_logprobs": 2}, 400, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, 422, "top_logprobs"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
+        ({"response_format": {"type": "regex"}}, 400, "response_format"),
+        ({"response_format": {"type": "xml"}}, 422, "response_format.type"),
+        ({"tool_choice": "required"}, 400, "tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, 400, "tool_choice"),
+        ({"tool_choice": 5}, 422, None),
+        ({"logit_bias": {"a": 1}}, 422, None),
+        ({"logit_bias": {"1": 101}}, 422, "logit_bias.1"),
+        ({"logit_bias": {"999999": 1}}, 400, None),
+        ({"presence_penalty": 3}, 422, "presence_penalty"),
+        ({"user_id": "a b"}, 422, "user_id"),
         ({"reasoning_effort": "enormous"}, 422, "reasoning_effort"),
     ],
 )
@@ -309,22 +301,22 @@ def test_bodies_are_parsed_beside_the_event_loop(
 ) -> None:
     threads: list[bool] = []
 
-    def parse(data: bytearray) -> Any:
+    def parse(data: bytearray, kind: Any) -> Any:
         try:
             asyncio.get_running_loop()
             threads.append(False)
         except RuntimeError:
             threads.append(True)
-        return original(data)
+        return original(data, kind)
 
-    original = app._parse
-    monkeypatch.setattr(app, "_parse", parse)
+    original = bodies.parse
+    monkeypatch.setattr(bodies, "parse", parse)
     with client(scripted("x")) as http:
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
     assert threads == [True]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
 def test_bodies_that_are_no_request(scripted: Build, content: bytes) -> None:
     with client(scripted("x")) as http:
         response = http.post("/v1/chat/completions", content=content)
@@ -333,9 +325,8 @@ def test_bodies_that_are_no_request(scripted: Build, content: bytes) -> None:
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
 
 
-def test_large_body(scripted: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsv4.server.app.MAX_BODY", 1000)
-    with client(scripted("x")) as http:
+def test_large_body(scripted: Build) -> None:
+    with client(scripted("x"), settings=Settings(most_body=1000)) as http:
         response = http.post("/v1/chat/completions", json=body(user="u" * 1000))
     assert response.status_code == 413
     assert "body exceeds" in response.json()["error"]["message"]
@@ -370,9 +361,100 @@ def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(
         response = http.post("/v1/chat/completions", json=body())
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
-        assert "secret" not in response.text
+        assert "secret" not in response.text and response.headers["x-request-id"]
         streamed = http.post("/v1/chat/completions", json=body(stream=True)).text
         assert '"error"' in streamed and "[DONE]" not in streamed
         assert 'finish_reason": "stop' not in streamed
         monkeypatch.setattr(Sampler, "draw", draw)
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
+
+
+def asked(**fields: Any) -> Request:
+    return ChatBody.model_validate(body(**fields)).request(Defaults())
+
+
+def test_options_reach_the_engine() -> None:
+    made = asked(
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        parallel_tool_calls=False,
+        logprobs=True,
+        top_logprobs=3,
+        logit_bias={"5": -100, "7": 1.5},
+        presence_penalty=1,
+        frequency_penalty=-1.5,
+        min_p=0.1,
+        top_k=4,
+        seed=7,
+        thinking={"type": "enabled", "budget_tokens": 50},
+        reasoning_effort="max",
+        user_id="me",
+        max_tokens=1_000_000,
+    )
+    assert (made.tool_choice, made.parallel) == (Named("weather"), False)
+    assert (made.logprobs, made.thinking_budget, made.effort) == (3, 50, "max")
+    assert (made.user, made.max_tokens) == ("me", 1_000_000)
+    assert made.sampling == Sampling(
+        presence_penalty=1,
+        frequency_penalty=-1.5,
+        bias=((5, -100), (7, 1.5)),
+        min_p=0.1,
+        top_k=4,
+        seed=7,
+    )
+    assert asked(tools=[WEATHER], tool_choice="required").tool_choice == "required"
+    assert asked(logprobs=True).logprobs == 0
+    assert asked().logprobs is None and asked().format is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Schema()),
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+            Schema({"type": "object"}),
+        ),
+        ({"type": "regex", "regex": "a+"}, Pattern("a+")),
+    ],
+)
+def test_formats(sent: dict[str, Any], meant: Any) -> None:
+    assert asked(response_format=sent).format == meant
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/beta/chat/completions"])
+def test_a_prefix_is_continued(scripted: Build, path: str) -> None:
+    turns = [*body()["messages"], {"role": "assistant", "content": "Once", "prefix": True}]
+    engine = scripted(" upon")
+    with client(engine) as http:
+        answer = http.post(path, json=body(messages=turns)).json()
+    assert answer["choices"][0]["message"]["content"] == " upon"
+
+
+def test_logprobs_of_thinking_stand_apart(scripted: Build) -> None:
+    options = body(thinking={"type": "enabled"}, logprobs=True, top_logprobs=1)
+    with client(scripted("hm</think>42")) as http:
+        (choice,) = http.post("/v1/chat/completions", json=options).json()["choices"]
+        sent = chunks(http.post("/v1/chat/completions", json=options | {"stream": True}).text)
+    reported = choice["logprobs"]
+    assert "".join(entry["token"] for entry in reported["reasoning_content"]) == "hm"
+    assert "".join(entry["token"] for entry in reported["content"]) == "42"
+    parts = [c["choices"][0]["logprobs"] for c in sent if c["choices"][0]["logprobs"]]
+    for key in reported:
+        assert [entry for part in parts for entry in part[key]] == reported[key]
+
+
+def test_answers_may_fill_the_context_and_no_more(scripted: Build) -> None:
+    with client(scripted("a" * 5000)) as http:
+        answer = http.post("/v1/chat/completions", json=body(max_tokens=10**9)).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 4096
+
+
+def test_a_context_that_is_exceeded_is_told_in_numbers(scripted: Build) -> None:
+    long = body(messages=[{"role": "user", "content": "x" * 5000}])
+    with client(scripted("a")) as http:
+        error = http.post("/v1/chat/completions", json=long).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "4096" in error["message"] and "5004" in error["message"]

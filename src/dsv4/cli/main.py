@@ -28,6 +28,7 @@ COMMANDS = {
     "bench": "Measure how fast a model runs on this machine.",
     "inspect": "Show sizes, tensors, memory and cost of a configuration or folder.",
     "synth": "Write a random checkpoint of any configuration in the released layout.",
+    "cost": "Show what tokens cost on hosted APIs.",
     "doctor": "Show what this machine has and what dsv4 does with it.",
     "train": "Train a model from a text corpus.",
     "export": "Rewrite a model folder in another layout.",

@@ -1,0 +1,29 @@
+"""GET /usage: what keys used, what it cost, and what it would cost elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI, Request
+
+from dsv4.server.ledger import Ledger
+
+
+def mount(app: FastAPI, ledger: Ledger) -> None:
+    """Add GET /usage and /v1/usage; a spent key may still ask."""
+
+    async def usage(request: Request) -> dict[str, Any]:
+        account = ledger.find(key_of(request))
+        return await asyncio.to_thread(account.usage)
+
+    for prefix in ("", "/v1"):
+        app.add_api_route(f"{prefix}/usage", usage, methods=["GET"])
+
+
+def key_of(request: Request) -> str | None:
+    """The key a request brings: a bearer token or x-api-key."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.headers.get("x-api-key")

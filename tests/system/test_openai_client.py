@@ -4,63 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
+from tests.serving import HELLO, WEATHER, Build, calls, served, wait
 
 from dsv4.chat.engine import Engine
-from dsv4.server import app as server_app
+from dsv4.server.settings import Settings
 
-Build = Callable[..., Engine]
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-CALL = (
-    '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
-    '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
-    "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
-)
-HELLO: Any = [{"role": "user", "content": "hello"}]
-
-
-@contextmanager
-def served(engine: Engine) -> Iterator[str]:
-    """The base URL of a server for `engine`, on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            server_app.create_app(engine),
-            log_level="error",
-            timeout_graceful_shutdown=1,
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            _wait(lambda: server.started)
-            yield base
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def _wait(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+CALL = calls("Paris")
 
 
 @contextmanager
@@ -155,7 +111,7 @@ def test_full_queue_is_429_with_retry_after(scripted: Build) -> None:
             model="scripted", messages=HELLO, stream=True, max_tokens=4000
         )
         next(iter(running))
-        _wait(lambda: _health(api)["running"] == 1 and _health(api)["waiting"] == 0)
+        wait(lambda: _health(api)["running"] == 1 and _health(api)["waiting"] == 0)
         waiting = api.chat.completions.create(
             model="scripted", messages=HELLO, stream=True, max_tokens=1
         )
@@ -180,19 +136,16 @@ def test_a_client_that_leaves_frees_the_model(scripted: Build, stream: bool) -> 
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
         with socket.create_connection((address[0], int(address[1]))) as connection:
             connection.sendall(head.encode() + b"\r\n" + raw)
-            _wait(lambda: running() == 1)
-        _wait(lambda: running() == 0)
+            wait(lambda: running() == 1)
+        wait(lambda: running() == 0)
         answer = httpx.post(f"{base}/v1/chat/completions", json=body | {"max_tokens": 1}).text
         assert '"length"' in answer
 
 
-def test_keep_alive_comments_while_waiting(
-    scripted: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_app, "KEEP_ALIVE_SECONDS", 0.05)
+def test_keep_alive_comments_while_waiting(scripted: Build) -> None:
     engine = scripted("ab", delay=0.3)
     body = {"model": "scripted", "messages": HELLO, "stream": True}
-    with served(engine) as base:
+    with served(engine, settings=Settings(keep_alive_seconds=0.05)) as base:
         text = httpx.post(f"{base}/v1/chat/completions", json=body).text
     assert text.count(": keep-alive\n\n") >= 3
     assert text.endswith("data: [DONE]\n\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -48,10 +48,11 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of an answer."""
+    """The last event of an answer. `stop`: the stop string that ended it, if one did."""
 
     reason: FinishReason
     usage: Usage
+    stop: str | None = None
 
 
 class Answer:
@@ -70,6 +71,11 @@ class Answer:
         self._completion = self._reasoning = self._calls = self._cached = 0
         self.over = False
         """Whether the Finish was given."""
+
+    @property
+    def malformed(self) -> Mapping[str, int]:
+        """How often each kind of malformed markup was met."""
+        return self._parser.malformed
 
     def feed(self, item: engine.Event) -> list[Event | Finish]:
         """The events that follow from one token, or from the end."""
@@ -102,7 +108,7 @@ class Answer:
         shown: FinishReason = "tool_calls" if self._calls and reason == "stop" else reason
         usage = Usage(self._prompt, self._completion, self._reasoning, self._cached)
         self.over = True
-        return [*events, Finish(shown, usage)]
+        return [*events, Finish(shown, usage, self._stop.found)]
 
     def _show(self, events: Iterable[Event]) -> Iterator[Event]:
         """The events, content cut where a stop string begins; what follows that is dropped."""

@@ -11,19 +11,24 @@ class StopStrings:
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = [string for string in strings if string]
         self._held = ""
-        self.hit = False
+        self.found: str | None = None
+        """The stop string that came."""
+
+    @property
+    def hit(self) -> bool:
         """Whether a stop string came; nothing passes any more."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """The part of the text so far that is certain to belong to the answer."""
         if self.hit:
             return ""
         text = self._held + text
-        found = [at for at in map(text.find, self._strings) if at >= 0]
+        found = [(text.find(string), string) for string in self._strings if string in text]
         if found:
-            self.hit = True
+            at, self.found = min(found)
             self._held = ""
-            return text[: min(found)]
+            return text[:at]
         keep = max((_overlap(text, string) for string in self._strings), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,15 +24,49 @@ def serve(
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 1024,
+    per_key: Annotated[
+        int | None,
+        typer.Option(help="Requests that one key may have under way; more get 429.", min=1),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A key that clients have to send; may be given again. Without keys, all may ask.",
+            metavar="KEY",
+            envvar="DSV4_API_KEYS",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with one key per line.", metavar="FILE"),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An origin whose web pages may ask, or *; may be given again.", metavar="ORIGIN"
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(help="What answers under way get when the server is told to stop.", min=0),
+    ] = 30,
 ) -> None:
-    """Serve a model over HTTP with the DeepSeek and OpenAI API.
+    """Serve a model over HTTP with the APIs of DeepSeek, OpenAI and Anthropic.
 
-    POST /v1/chat/completions, GET /v1/models, GET /health. Requests are
+    POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages; GET
+    /v1/models, /health, /metrics; all of them in docs/server.md. Requests are
     computed together; those that find no place wait in a queue.
+
+    Ctrl-C or SIGTERM refuses new requests and lets answers under way end; a
+    second one stops at once.
     """
     import dsv4
     from dsv4.cli.loading import load
+    from dsv4.server.accounts import Keys, read_keys
     from dsv4.server.run import run
+    from dsv4.server.settings import Settings
 
+    accounts = Keys(read_keys(api_key or (), api_key_file))
+    settings = Settings(per_key=per_key, drain_seconds=drain_seconds, origins=tuple(cors or ()))
     engine = dsv4.Engine(load(model, numerics, threads, memory_limit), queue=queue)
-    run(engine, host=host, port=port)
+    run(engine, host=host, port=port, accounts=accounts, settings=settings)

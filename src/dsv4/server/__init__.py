@@ -1,1 +1,1 @@
-"""HTTP: the OpenAI-style dialect over the events of `dsv4.chat`."""
+"""HTTP: the dialects of DeepSeek, OpenAI and Anthropic over the events of `dsv4.chat`."""

@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, Callable
 
-from dsv4.chat.answer import Answer, Finish
+from dsv4.chat.answer import Answer, Finish, Usage
 from dsv4.chat.engine import Engine
 from dsv4.chat.prepared import Prepared
-from dsv4.encoding.events import Event
 from dsv4.engine import request as ids_engine
 from dsv4.errors import RequestError
+from dsv4.server.envelope import Piece
+from dsv4.server.metrics import Metrics, Stopwatch
 
 MOST_UNREAD = 4096
 """Events of the engine that may wait for a slow reader; its request is then given up."""
+
+Ended = Callable[["Job", Usage], None]
 
 
 class Job:
     """A started request. Belongs to the event loop it was made in.
 
-    Raises what `Engine.start` raises.
+    `ended` is called once, with what was used, when nobody needs the job any more. Raises what
+    `Engine.start` raises.
     """
 
-    def __init__(self, engine: Engine, prepared: Prepared) -> None:
+    def __init__(self, engine: Engine, prepared: Prepared, metrics: Metrics, ended: Ended) -> None:
         self.prepared = prepared
         self._answer = Answer(prepared, engine.model.tokenizer)
+        self._metrics = metrics
+        self._watch = Stopwatch(metrics)
+        self._ended = ended
+        self._over = False
+        self._tokens = self._cached = 0
+        self._finish: Finish | None = None
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[ids_engine.Event | Exception] = asyncio.Queue()
         self._ticket = engine.start(prepared, self._deliver)
 
-    def cancel(self) -> None:
-        """Stop within a step; what is still read ends without a Finish."""
+    def close(self) -> None:
+        """Stop within a step, if it still runs, and count what was used."""
         self._ticket.cancel()
+        if self._over:
+            return
+        self._over = True
+        self._watch.end()
+        reason, usage = "cancelled", Usage(0, 0, 0)
+        if self._finish is not None:
+            reason, usage = self._finish.reason, self._finish.usage
+        elif self._watch.begun:
+            usage = Usage(len(self.prepared.ids), self._tokens, 0, self._cached)
+        self._metrics.ended(reason, usage, self._answer.malformed)
+        self._ended(self, usage)
+
+    def fail(self, error: Exception) -> None:
+        """Stop within a step; whoever reads gets this error."""
+        self._ticket.cancel()
+        self._arrived.put_nowait(error)
 
     def _deliver(self, item: ids_engine.Event | Exception) -> None:
         """Called in the engine's thread."""
@@ -41,27 +68,48 @@ class Job:
             self._ticket.cancel()
 
     def _put(self, item: ids_engine.Event | Exception) -> None:
+        if not isinstance(item, Exception):
+            self._watch.see(item)
         if self._arrived.qsize() == MOST_UNREAD:
-            self.cancel()
+            self._ticket.cancel()
             item = RequestError("the client reads too slowly", status=408, code="slow_reader")
         if self._arrived.qsize() <= MOST_UNREAD:
             self._arrived.put_nowait(item)
 
-    async def events(self, idle: float) -> AsyncIterator[Event | Finish | None]:
+    async def events(self, idle: float, patience: float) -> AsyncGenerator[Piece | None]:
         """The events as they come; None whenever `idle` seconds passed without one.
 
-        Raises what the engine met while computing them.
+        Raises what the engine met while computing them, and RequestError (503) if it does not
+        begin within `patience` seconds.
         """
+        deadline = time.monotonic() + patience
         try:
             while not self._answer.over:
                 try:
                     item = await asyncio.wait_for(self._arrived.get(), idle)
                 except TimeoutError:
+                    if not self._watch.begun and time.monotonic() > deadline:
+                        raise RequestError(
+                            f"the model had no time for this request within {patience:g} s",
+                            status=503,
+                            code="queue_timeout",
+                        ) from None
                     yield None
                     continue
-                if isinstance(item, Exception):
-                    raise item
-                for event in self._answer.feed(item):
-                    yield event
+                for piece in self._read(item):
+                    yield piece
         finally:
-            self.cancel()
+            self.close()
+
+    def _read(self, item: ids_engine.Event | Exception) -> list[Piece]:
+        if isinstance(item, Exception):
+            raise item
+        if isinstance(item, ids_engine.Finish) and item.reason == "cancelled":
+            raise RequestError("the request was cancelled", status=503, code="overloaded")
+        self._tokens += isinstance(item, ids_engine.Token)
+        if isinstance(item, ids_engine.Prefill):
+            self._cached = item.cached
+        pieces: list[Piece] = [*self._answer.feed(item)]
+        if pieces and isinstance(pieces[-1], Finish):
+            self._finish = pieces[-1]
+        return pieces

@@ -4,18 +4,57 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 
 from dsv4.chat.engine import Engine
 from dsv4.errors import UsageError
+from dsv4.server.accounts import Accounts
 from dsv4.server.app import create_app
+from dsv4.server.connection import Connection
+from dsv4.server.desk import Desk
+from dsv4.server.settings import Settings
 
 logger = logging.getLogger("dsv4.server")
 
+FLUSH_SECONDS = 2
+"""What is left, once answers were ended, to tell their clients so."""
 
-def run(engine: Engine, *, host: str, port: int) -> None:
+
+class Server(uvicorn.Server):
+    """Told to stop, it refuses new requests and lets those under way end, up to a deadline; told
+    twice, it stops at once."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+        self._deadline: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._deadline is not None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._deadline = time.monotonic() + self._desk.settings.drain_seconds
+            self._desk.draining = True
+            if self._desk.busy:
+                logger.info("stopping when the answers under way are done; again: at once")
+        self._captured_signals.append(sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        if await super().on_tick(counter):
+            return True
+        if self._deadline is None:
+            return False
+        late = time.monotonic() > self._deadline
+        if late:
+            self._desk.stop()
+        return late or not self._desk.busy
+
+
+def run(engine: Engine, *, host: str, port: int, accounts: Accounts, settings: Settings) -> None:
     """Serve until SIGINT, which is an ordinary end, or SIGTERM.
 
     Raises UsageError if the address cannot be used.
@@ -39,9 +78,21 @@ def run(engine: Engine, *, host: str, port: int) -> None:
             shown,
             bound,
         )
-        config = uvicorn.Config(
-            create_app(engine),
-            log_level="warning",
-            timeout_graceful_shutdown=5,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        app = create_app(engine, accounts, settings)
+        Server(config(app, settings), app.state.desk).run(sockets=[listener])
+
+
+def config(app: object, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves an application."""
+
+    class Timed(Connection):
+        head_seconds = settings.head_seconds
+
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        http=Timed,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )

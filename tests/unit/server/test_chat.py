@@ -1,20 +1,19 @@
-"""The HTTP API in process: shapes, errors and limits."""
+"""Chat completions in process: shapes, errors and limits."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
+from tests.serving import Build, chunks, client
 
-from dsv4.chat.engine import Engine
 from dsv4.engine.sampler import Sampler
-from dsv4.server import app, failure
+from dsv4.server import body as bodies
+from dsv4.server import failure
 from dsv4.server.app import create_app
+from dsv4.server.settings import Settings
 
 CALL = (
     'Let me see.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
@@ -23,25 +22,10 @@ CALL = (
     "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
 )
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-Build = Callable[..., Engine]
-
-
-@contextmanager
-def client(engine: Engine, **options: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(engine, **options), raise_server_exceptions=False) as made:
-        yield made
 
 
 def body(**fields: Any) -> dict[str, Any]:
     return {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], **fields}
-
-
-def chunks(response: Any) -> list[dict[str, Any]]:
-    """The JSON of every event of a stream, which has to end in [DONE]."""
-    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
-    assert all(line.startswith("data: ") for line in lines)
-    assert lines[-1] == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
@@ -119,7 +103,7 @@ def test_stream_has_the_recorded_shape(scripted: Build) -> None:
     with client(scripted("hm</think>" + CALL)) as http:
         response = http.post("/v1/chat/completions", json=asked)
     assert response.headers["content-type"].startswith("text/event-stream")
-    sent = chunks(response)
+    sent = chunks(response.text)
     assert len({(c["id"], c["created"], c["model"]) for c in sent}) == 1
     assert all(c["object"] == "chat.completion.chunk" for c in sent)
     deltas = [c["choices"][0]["delta"] for c in sent]
@@ -142,7 +126,7 @@ def test_stream_has_the_recorded_shape(scripted: Build) -> None:
 def test_usage_chunk_on_request(scripted: Build) -> None:
     asked = body(stream=True, stream_options={"include_usage": True})
     with client(scripted("abc")) as http:
-        sent = chunks(http.post("/v1/chat/completions", json=asked))
+        sent = chunks(http.post("/v1/chat/completions", json=asked).text)
     assert sent[-1]["choices"] == []
     assert sent[-1]["usage"]["completion_tokens"] == 3
     assert all(c["usage"] is None for c in sent[:-1])
@@ -152,7 +136,7 @@ def test_usage_chunk_on_request(scripted: Build) -> None:
 def test_stream_and_whole_say_the_same(scripted: Build) -> None:
     with client(scripted("Grüße, 世界")) as http:
         whole = http.post("/v1/chat/completions", json=body()).json()
-        sent = chunks(http.post("/v1/chat/completions", json=body(stream=True)))
+        sent = chunks(http.post("/v1/chat/completions", json=body(stream=True)).text)
     text = "".join(c["choices"][0]["delta"]["content"] for c in sent)
     assert text == whole["choices"][0]["message"]["content"] == "Grüße, 世界"
     assert sent[-1]["usage"] == whole["usage"]
@@ -219,9 +203,19 @@ def test_models_and_health(scripted: Build) -> None:
         ({"tools": [{"function": {"name": "not a name"}}]}, 422, None),
         ({"tools": [WEATHER] * 129}, 422, "tools"),
         ({"n": 2}, 400, "n"),
-        ({"logprobs": True}, 400, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
-        ({"tool_choice": "required"}, 400, "tool_choice"),
+        ({"top_logprobs": 2}, 400, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, 422, "top_logprobs"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
+        ({"response_format": {"type": "regex"}}, 400, "response_format"),
+        ({"response_format": {"type": "xml"}}, 422, "response_format.type"),
+        ({"tool_choice": "required"}, 400, "tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, 400, "tool_choice"),
+        ({"tool_choice": 5}, 422, None),
+        ({"logit_bias": {"a": 1}}, 422, None),
+        ({"logit_bias": {"1": 101}}, 422, "logit_bias.1"),
+        ({"logit_bias": {"999999": 1}}, 400, None),
+        ({"presence_penalty": 3}, 422, "presence_penalty"),
+        ({"user_id": "a b"}, 422, "user_id"),
         ({"reasoning_effort": "enormous"}, 422, "reasoning_effort"),
     ],
 )
@@ -309,22 +303,22 @@ def test_bodies_are_parsed_beside_the_event_loop(
 ) -> None:
     threads: list[bool] = []
 
-    def parse(data: bytearray) -> Any:
+    def parse(data: bytearray, kind: Any) -> Any:
         try:
             asyncio.get_running_loop()
             threads.append(False)
         except RuntimeError:
             threads.append(True)
-        return original(data)
+        return original(data, kind)
 
-    original = app._parse
-    monkeypatch.setattr(app, "_parse", parse)
+    original = bodies.parse
+    monkeypatch.setattr(bodies, "parse", parse)
     with client(scripted("x")) as http:
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
     assert threads == [True]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
 def test_bodies_that_are_no_request(scripted: Build, content: bytes) -> None:
     with client(scripted("x")) as http:
         response = http.post("/v1/chat/completions", content=content)
@@ -333,9 +327,8 @@ def test_bodies_that_are_no_request(scripted: Build, content: bytes) -> None:
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
 
 
-def test_large_body(scripted: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsv4.server.app.MAX_BODY", 1000)
-    with client(scripted("x")) as http:
+def test_large_body(scripted: Build) -> None:
+    with client(scripted("x"), settings=Settings(most_body=1000)) as http:
         response = http.post("/v1/chat/completions", json=body(user="u" * 1000))
     assert response.status_code == 413
     assert "body exceeds" in response.json()["error"]["message"]

@@ -18,7 +18,7 @@ def mount(app: FastAPI, ledger: Ledger) -> None:
         return await asyncio.to_thread(account.usage)
 
     for prefix in ("", "/v1"):
-        app.add_api_route(f"{prefix}/usage", usage, methods=["GET"])
+        app.add_api_route(f"{prefix}/usage", usage, methods=["GET"], include_in_schema=False)
 
 
 def key_of(request: Request) -> str | None:

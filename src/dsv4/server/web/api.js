@@ -49,15 +49,15 @@ export async function models() {
   return (await (await ask("v1/models")).json()).data;
 }
 
-/** What hosted APIs charge: `{default, models: [{name, vendor, hit, miss, output}]}`. */
-export async function prices() {
-  return (await ask("web/prices.json")).json();
+/** What the page needs to know: `{thinking, price, prices: [{name, vendor, hit, miss, output}]}`. */
+export async function about() {
+  return (await ask("web/about.json")).json();
 }
 
 /** How many tokens a text has; an estimate where the server does not count. */
 export async function count(text, signal) {
   try {
-    const response = await ask("tokenize", { method: "POST", body: JSON.stringify({ prompt: text }), signal });
+    const response = await ask("tokenize", { method: "POST", body: JSON.stringify({ prompt: text, add_special_tokens: false }), signal });
     const answer = await response.json();
     const tokens = answer.count ?? answer.tokens?.length;
     if (Number.isInteger(tokens)) return { tokens, exact: true };

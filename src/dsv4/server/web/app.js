@@ -9,24 +9,27 @@ import * as talks from "./talks.js";
 import { answer, question } from "./thread.js";
 
 const NARROW = matchMedia("(max-width: 820px)");
-const SAVE_MS = 1000;
+const SAVE_MS = 3000;
+const NEAR = 140; // pixels from the end at which the page follows an answer
 
 const state = {
-  talk: talks.fresh(),
+  talk: talks.fresh(talks.settings().mode || "high"),
   settings: talks.settings(),
   models: [],
-  prices: { default: "", models: [] },
+  about: { thinking: true, price: "", prices: [] },
   views: new Map(), // message -> its view, for the conversation on the screen
   runs: new Map(), // id of a conversation -> {talk, controller}
+  sending: false, // whether a message waits for its files
 };
 const attachments = new Attachments(showMeters);
 
 // --- the model and what it costs ---------------------------------------------------------
 
 async function connect() {
-  api.prices().then(
+  api.about().then(
     (found) => {
-      state.prices = found;
+      state.about = found;
+      if (!found.thinking && !state.settings.mode && !state.talk.messages.length) setMode("none");
       refresh();
     },
     () => {},
@@ -46,8 +49,8 @@ async function connect() {
 const contextWindow = () => state.models[0]?.context_window ?? 0;
 
 function price() {
-  const name = state.settings.price || state.prices.default;
-  return state.prices.models.find((model) => model.name === name) ?? state.prices.models[0];
+  const { price: first, prices } = state.about;
+  return prices.find((model) => model.name === (state.settings.price || first)) ?? prices[0];
 }
 
 /** USD for an answer's usage on the model chosen in the settings; null: no price is known. */
@@ -71,12 +74,17 @@ function show(talk) {
   thread.replaceChildren();
   $("title").textContent = talk.title;
   document.title = talk.messages.length ? `${talk.title} - dsv4` : "dsv4";
-  document.querySelector(`input[name=mode][value=${talk.mode}]`).checked = true;
+  setMode(talk.mode);
   for (const message of talk.messages) addView(message);
   showEmpty();
   refresh();
   showList();
-  scrollDown(true);
+  scrollDown();
+}
+
+function setMode(mode) {
+  state.talk.mode = mode;
+  document.querySelector(`input[name=mode][value=${mode}]`).checked = true;
 }
 
 function showEmpty() {
@@ -85,7 +93,7 @@ function showEmpty() {
   if (talk.messages.length) return old?.remove();
   if (!old) {
     $("thread").append(
-      el("div", { id: "empty" }, el("p", {}, "What shall we work on?"), el("p", { className: "dim" }, "Everything stays on the machine that serves this page.")),
+      el("div", { id: "empty" }, el("p", {}, "What shall we work on?"), el("p", { className: "dim" }, "Messages and files go to this server and nowhere else.")),
     );
   }
 }
@@ -111,11 +119,20 @@ function refresh() {
   showMeters();
 }
 
+const estimate = (text) => Math.ceil(text.length / 3.5);
+
+/** Tokens of a message that no usage has counted yet, about. */
+function uncounted(message) {
+  const files = (message.files ?? []).reduce((sum, file) => sum + file.tokens, 0);
+  return files + estimate(message.text) + estimate(message.reasoning ?? "");
+}
+
 function showMeters() {
-  const answers = state.talk.messages.filter((message) => message.usage);
+  const { messages } = state.talk;
+  const answers = messages.filter((message) => message.usage);
   const last = answers.at(-1);
-  const draft = Math.ceil($("draft").value.length / 3.5);
-  const waiting = attachments.tokens + draft;
+  const later = messages.slice(last ? messages.indexOf(last) + 1 : 0);
+  const waiting = attachments.tokens + estimate($("draft").value) + later.reduce((sum, one) => sum + uncounted(one), 0);
   const held = (last ? last.usage.prompt + last.usage.output : 0) + waiting;
   const most = contextWindow();
   $("context-bar").value = most ? Math.min(1, held / most) : 0;
@@ -133,10 +150,11 @@ function showMeters() {
   $("cost").title = price() ? `This conversation at the prices of ${price().name} (${price().vendor})` : "";
 }
 
-function scrollDown(always = false) {
-  const box = $("scroll");
-  if (always || box.scrollHeight - box.scrollTop - box.clientHeight < 140) box.scrollTop = box.scrollHeight;
+function scrollDown() {
+  $("scroll").scrollTop = $("scroll").scrollHeight;
 }
+
+const atEnd = () => $("scroll").scrollHeight - $("scroll").scrollTop - $("scroll").clientHeight < NEAR;
 
 function showList() {
   const rows = talks.list().map((entry) => {
@@ -187,8 +205,10 @@ function store(talk) {
 async function send() {
   const { talk } = state;
   const text = $("draft").value.trim();
-  if (state.runs.has(talk.id) || (!text && !attachments.files.length)) return;
+  if (state.sending || state.runs.has(talk.id) || (!text && !attachments.files.length)) return;
+  state.sending = true;
   await attachments.ready();
+  state.sending = false;
   const files = attachments.take();
   $("draft").value = "";
   growDraft();
@@ -241,18 +261,17 @@ async function ask(talk) {
   $("title").textContent = state.talk.title;
   showList();
   refresh();
-  scrollDown(true);
+  scrollDown();
   announce("Waiting for the answer");
   let frame = 0;
   let saved = performance.now();
   const draw = () => {
     frame = 0;
     if (state.talk !== talk) return;
-    const box = $("scroll");
-    const follows = box.scrollHeight - box.scrollTop - box.clientHeight < 140;
+    const follows = atEnd();
     state.views.get(message)?.update();
     showMeters();
-    if (follows) scrollDown(true);
+    if (follows) scrollDown();
   };
   const clock = setInterval(() => (frame ||= requestAnimationFrame(draw)), 100);
   if (!asked.model && !(await connect())) own.controller.abort();
@@ -261,7 +280,7 @@ async function ask(talk) {
     frame ||= requestAnimationFrame(draw);
     if (performance.now() - saved > SAVE_MS && message.finish === null) {
       saved = performance.now();
-      if (talk.messages.includes(message)) talks.save(talk);
+      if (state.runs.get(talk.id) === own) talks.save(talk);
     }
   });
   clearInterval(clock);
@@ -327,7 +346,8 @@ async function importFile() {
 function settingsDialog() {
   openSettings(state, (values) => {
     state.talk.system = values.system;
-    state.settings = { temperature: values.temperature, maxTokens: values.maxTokens, price: values.price };
+    const { temperature, maxTokens, price } = values;
+    state.settings = { ...state.settings, temperature, maxTokens, price };
     talks.saveSettings(state.settings);
     if (state.talk.messages.length) store(state.talk);
     refresh();
@@ -381,6 +401,8 @@ function setUp() {
   for (const input of document.querySelectorAll("input[name=mode]")) {
     input.addEventListener("change", () => {
       state.talk.mode = input.value;
+      state.settings.mode = input.value;
+      talks.saveSettings(state.settings);
       if (state.talk.messages.length) store(state.talk);
     });
   }
@@ -395,6 +417,10 @@ function setUp() {
   };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
   $("import-file").addEventListener("change", importFile);
+  // The end stays in sight when files are added, the keyboard opens or the window changes.
+  let pinned = true;
+  $("scroll").addEventListener("scroll", () => (pinned = atEnd()));
+  new ResizeObserver(() => pinned && scrollDown()).observe($("scroll"));
   document.addEventListener("keydown", onKey);
   show(state.talk);
   connect();

@@ -4,11 +4,11 @@ import { key } from "./api.js";
 import { $, el } from "./dom.js";
 
 /** Open the settings; `save(values)` gets them if they are confirmed. */
-export function openSettings({ talk, settings, prices }, save) {
+export function openSettings({ talk, settings, about }, save) {
   const dialog = $("settings");
-  const options = prices.models.map((model) => el("option", { value: model.name }, `${model.name} (${model.vendor})`));
+  const options = about.prices.map((model) => el("option", { value: model.name }, `${model.name} (${model.vendor})`));
   $("price").replaceChildren(...options);
-  $("price").value = settings.price || prices.default;
+  $("price").value = settings.price || about.price;
   $("system").value = talk.system;
   $("temperature").value = settings.temperature;
   $("max-tokens").value = settings.maxTokens;

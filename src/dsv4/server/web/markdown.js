@@ -194,6 +194,7 @@ const SPANS = [
 ];
 const LINK = /\[((?:[^[\]\\\n]|\\.){1,400})\]\(\s*<?([^\s<>()]{1,2000}(?:\([^\s<>()]*\))?[^\s<>()]{0,200})>?(?:\s+"[^"\n]*")?\s*\)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`\u3000-\u303f]{1,2000}/y;
+const AUTOLINK = /^<((?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/;
 const SPECIAL = /[\\`*_~[<\n]|https?:\/\//g;
 
 /** Adds text with its emphasis, code and links to an element, and gives the element. */
@@ -256,7 +257,15 @@ export function inline(parent, text, depth = 0) {
       ADDRESS.lastIndex = i;
       const found = ADDRESS.exec(text)?.[0].replace(/[.,;:!?)\]}*_]+$/, "");
       const address = found && safe(found);
-      if (address) add(el("a", { ...linkProps(address) }, found), i + found.length);
+      if (address) add(el("a", linkProps(address), found), i + found.length);
+      else {
+        plain += char;
+        i++;
+      }
+    } else if (char === "<" && AUTOLINK.test(text.slice(i, i + 2010))) {
+      const found = AUTOLINK.exec(text.slice(i, i + 2010))[1];
+      const address = depth < DEEPEST && safe(found);
+      if (address) add(el("a", linkProps(address), found), i + found.length + 2);
       else {
         plain += char;
         i++;

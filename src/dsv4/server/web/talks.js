@@ -3,7 +3,7 @@
 const INDEX = "dsv4.talks";
 const ONE = "dsv4.talk.";
 const SETTINGS = "dsv4.settings";
-export const DEFAULTS = { temperature: "", maxTokens: "", price: "" };
+export const DEFAULTS = { temperature: "", maxTokens: "", price: "", mode: "" };
 
 function read(name) {
   try {

@@ -45,6 +45,9 @@ def mount(
     async def index(request: Request) -> Response:
         return files["index.html"].answer(request)
 
+    async def icon(request: Request) -> Response:
+        return files["icon.svg"].answer(request)
+
     async def asset(name: str, request: Request) -> Response:
         if name not in files:
             raise HTTPException(404)
@@ -55,7 +58,7 @@ def mount(
         return Json(values, headers={"Cache-Control": "no-cache"})
 
     app.add_api_route("/web/about.json", about, methods=["GET"], include_in_schema=False)
-    for path, handler in (("/", index), ("/web/{name}", asset)):
+    for path, handler in (("/", index), ("/favicon.ico", icon), ("/web/{name}", asset)):
         app.add_api_route(path, handler, methods=["GET", "HEAD"], include_in_schema=False)
 
 

@@ -56,6 +56,12 @@ export function closeSide() {
 export function setUpDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.querySelector("[data-close]")?.addEventListener("click", () => dialog.close(""));
+    // Chromium gives the focus back without the caret; typing would then go nowhere.
+    dialog.addEventListener("close", () => {
+      const { activeElement: focused } = document;
+      focused.blur();
+      focused.focus();
+    });
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close(""));
   }
   $("side-open").addEventListener("click", () => {

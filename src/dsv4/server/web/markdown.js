@@ -310,6 +310,7 @@ function emphasis(text, i, missing) {
       missing.add(mark);
       continue;
     }
+    while (mark.length === 2 && text[end + 2] === mark[0]) end++; // ***both***
     return { tag, inner: text.slice(i + mark.length, end), end: end + mark.length };
   }
   return null;

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 from tests.serving import HELLO, WEATHER, Build, calls, served, wait
 
 from dsv4.chat.engine import Engine
@@ -97,6 +98,99 @@ def test_errors_are_the_clients_exceptions(scripted: Build) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             api.chat.completions.create(model="scripted", messages=long)
         assert caught.value.code == "context_length_exceeded"
+
+
+def test_parallel_calls_over_several_turns(scripted: Build) -> None:
+    with client(scripted("hm</think>Well." + calls("Paris", "Rome"))) as api:
+        history: Any = [*HELLO]
+        sizes = []
+        for _ in range(3):
+            with api.chat.completions.stream(
+                model="deepseek-reasoner", messages=history, tools=[WEATHER], max_tokens=800
+            ) as stream:
+                final = stream.get_final_completion()
+            message = final.choices[0].message
+            assert message.tool_calls is not None and len(message.tool_calls) == 2
+            cities = [json.loads(call.function.arguments)["city"] for call in message.tool_calls]
+            assert cities == ["Paris", "Rome"]
+            history.append(message.model_dump(exclude_none=True, exclude={"parsed"}))
+            for call in reversed(message.tool_calls):
+                result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+                history.append(result)
+            assert final.usage is not None
+            sizes.append(final.usage.prompt_tokens)
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert len({call["id"] for m in history for call in m.get("tool_calls", ())}) == 6
+
+
+class Weather(BaseModel):
+    city: str
+    days: int
+
+
+def test_parsed_answer(scripted: Build) -> None:
+    with client(scripted('{"city": "Paris", "days": 3}')) as api:
+        answer = api.chat.completions.parse(
+            model="scripted", messages=HELLO, response_format=Weather, max_tokens=100
+        )
+    assert answer.choices[0].message.parsed == Weather(city="Paris", days=3)
+
+
+def test_logprobs(scripted: Build) -> None:
+    with client(scripted("ab")) as api:
+        answer = api.chat.completions.create(
+            model="scripted", messages=HELLO, logprobs=True, top_logprobs=3
+        )
+    assert answer.choices[0].logprobs is not None
+    content = answer.choices[0].logprobs.content
+    assert content is not None and [entry.token for entry in content] == ["a", "b"]
+    assert [len(entry.top_logprobs) for entry in content] == [3, 3]
+
+
+def test_text_completion(scripted: Build) -> None:
+    with client(scripted(" upon")) as api:
+        answer = api.completions.create(model="scripted", prompt="Once", echo=True, max_tokens=20)
+        stream = api.completions.create(
+            model="scripted", prompt="Once", suffix="end", stream=True, max_tokens=20
+        )
+        streamed = "".join(chunk.choices[0].text for chunk in stream)
+    assert answer.choices[0].text == "Once upon" and streamed == " upon"
+
+
+def test_response(scripted: Build) -> None:
+    with client(scripted("hm</think>42")) as api:
+        answer = api.responses.create(model="deepseek-reasoner", input="hello")
+    assert answer.output_text == "42" and answer.status == "completed"
+    assert [item.type for item in answer.output] == ["reasoning", "message"]
+    assert answer.usage is not None and answer.usage.output_tokens_details.reasoning_tokens == 3
+
+
+def test_streamed_response_over_several_turns(scripted: Build) -> None:
+    tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
+    with client(scripted("hm</think>Well." + calls("Paris", "Rome"))) as api:
+        items: Any = [*HELLO]
+        for _ in range(2):
+            with api.responses.stream(
+                model="deepseek-reasoner", input=items, tools=[tool], max_output_tokens=800
+            ) as stream:
+                kinds = [event.type for event in stream]
+                final = stream.get_final_response()
+            assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+            made = [item for item in final.output if item.type == "function_call"]
+            assert [json.loads(call.arguments)["city"] for call in made] == ["Paris", "Rome"]
+            items += [item.model_dump(exclude_none=True) for item in final.output]
+            items += [
+                {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+                for call in made
+            ]
+
+
+def test_parsed_response(scripted: Build) -> None:
+    with client(scripted('{"city": "Paris", "days": 3}')) as api:
+        answer = api.responses.parse(
+            model="scripted", input="hello", text_format=Weather, max_output_tokens=100
+        )
+    assert answer.output_parsed == Weather(city="Paris", days=3)
 
 
 def test_models(scripted: Build) -> None:

@@ -7,18 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from dsv4.chat.answer import Answer, Finish, Usage
+from dsv4.chat.answer import Answer, Shown
+from dsv4.chat.grammar import Grammars
+from dsv4.chat.history import History
 from dsv4.chat.model import Model
 from dsv4.chat.prepared import Prepared
-from dsv4.chat.request import Request
+from dsv4.chat.request import Completion, Request, Schema
+from dsv4.chat.rules import rules
+from dsv4.chat.vocabulary import Vocabulary
 from dsv4.encoding.chat import render
 from dsv4.encoding.control import BOS, USER
-from dsv4.encoding.events import ContentDelta, Event
+from dsv4.encoding.fim import render_fim
 from dsv4.encoding.messages import Message, fold_for_template
+from dsv4.encoding.prompt import Prompt, PromptBuilder
 from dsv4.engine import request as ids_engine
 from dsv4.engine.core import MOST_RUNNING, Core
 from dsv4.engine.generate import never
-from dsv4.engine.request import Generation, Prefill, Token
+from dsv4.engine.request import Generation, Prefill
 from dsv4.engine.sampler import Sampling
 from dsv4.engine.sequence import Deliver
 from dsv4.engine.service import MOST_WAITING, Service, Ticket
@@ -53,6 +58,9 @@ class Engine:
         self._stop_ids = frozenset(
             {tokenizer.eos_id, tokenizer.control_id(BOS), tokenizer.control_id(USER)}
         )
+        self.history = History()
+        """Answers that were given, for the prompts that continue them."""
+        self._grammars = Grammars(Vocabulary(tokenizer, size))
         self.service = Service(Core(model.transformer, most_running=running), capacity=queue)
         # Also when nobody closes it: the thread ends with the last reference, or the program.
         weakref.finalize(self, self.service.close)
@@ -70,7 +78,7 @@ class Engine:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Event | Finish]:
+    ) -> Iterator[Shown]:
         """Answer a conversation; `thinking` is an effort level or `none`.
 
         What is left None is as the model folder says (`Model.defaults`).
@@ -83,28 +91,68 @@ class Engine:
         return self.answer(self.prepare(request), progress=progress)
 
     def prepare(self, request: Request) -> Prepared:
-        """Render and encode a request; touches no weights, so any thread may do it.
+        """Render and encode a request, and compile what its answer is held to; touches no
+        weights, so any thread may do it.
 
-        Raises EncodingError for a conversation that cannot be written, RequestError
-        (`context_length_exceeded`) for one that is too long.
+        Raises EncodingError for a conversation that cannot be written, RequestError for one
+        that is too long (`context_length_exceeded`) and for tools or formats that no answer can
+        be held to.
         """
+        messages = fold_for_template(request.messages)
+        shown = request.format
         prompt = render(
-            fold_for_template(request.messages),
+            messages,
             profile_name=self.model.profile,
             thinking=request.thinking,
             effort=request.level(self.model.profile),
             tools=request.tools or None,
+            schema=shown.schema if isinstance(shown, Schema) and shown.described else None,
+            recall=self.history.recall(request.user),
         )
+        last = messages[-1]
+        held = rules(
+            request,
+            self._grammars,
+            thinking=prompt.opens_thinking,
+            begun=last.content if last.prefix else "",
+        )
+        return Prepared(
+            request,
+            self._encoded(prompt, "messages"),
+            prompt.opens_thinking,
+            held,
+            prompt.digest,
+            None if last.prefix else self.history.remember,
+        )
+
+    def prepare_completion(self, completion: Completion) -> Prepared:
+        """Encode plain text to continue, or a text with a hole.
+
+        Raises RequestError (`context_length_exceeded`) if it is too long, EncodingError if this
+        vocabulary cannot write a hole.
+        """
+        if completion.suffix is not None:
+            prompt = render_fim(completion.prompt, completion.suffix)
+        else:
+            builder = PromptBuilder()
+            builder.control(BOS)
+            builder.content(completion.prompt)
+            prompt = builder.build()
+        return Prepared(completion, self._encoded(prompt, "prompt"), opens_thinking=False)
+
+    def _encoded(self, prompt: Prompt, param: str) -> tuple[int, ...]:
         ids = self.model.tokenizer.encode_prompt(prompt)
         context = self.model.config.max_position_embeddings
         if len(ids) + 1 > context:
             raise RequestError(
-                f"this model's context is {context} tokens; the messages have {len(ids)}",
-                "shorten the conversation",
-                param="messages",
+                f"this model's context is {context} tokens; the {param} have {len(ids)}"
+                if param == "messages"
+                else f"this model's context is {context} tokens; the {param} has {len(ids)}",
+                f"shorten the {param}",
+                param=param,
                 code="context_length_exceeded",
             )
-        return Prepared(request, tuple(ids), prompt.opens_thinking)
+        return tuple(ids)
 
     def start(self, prepared: Prepared, deliver: Deliver) -> Ticket:
         """Queue a request; `deliver` gets what an `Answer` is fed, in the engine's thread.
@@ -119,8 +167,9 @@ class Engine:
         *,
         cancelled: Callable[[], bool] = never,
         progress: Progress | None = None,
-    ) -> Iterator[Event | Finish]:
-        """The events of an answer: deltas and calls as they come, then one Finish."""
+    ) -> Iterator[Shown]:
+        """The events of an answer: deltas and calls as they come, then one Finish; of a
+        completion, content alone."""
         answer = Answer(prepared, self.model.tokenizer)
         for item in self._items(self._generation(prepared), cancelled, progress):
             yield from answer.feed(item)
@@ -133,29 +182,29 @@ class Engine:
         *,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
-        cancelled: Callable[[], bool] = never,
         progress: Progress | None = None,
-    ) -> Iterator[ContentDelta | Finish]:
-        """Continue plain text, as a base model does; no template, nothing is parsed."""
-        tokenizer, defaults = self.model.tokenizer, self.model.defaults
-        ids = (tokenizer.bos_id, *tokenizer.encode(text))
+    ) -> Iterator[Shown]:
+        """Continue plain text, as a base model does; no template, nothing is parsed.
+
+        What is left None is as the model folder says (`Model.defaults`).
+        """
+        defaults = self.model.defaults
         limit = defaults.max_tokens if max_tokens is None else max_tokens
         sampling = defaults.sampling() if sampling is None else sampling
-        generation = Generation(ids, limit, self._stop_ids, sampling)
-        decoder, count = tokenizer.decoder(), 0
-        for item in self._items(generation, cancelled, progress):
-            if isinstance(item, ids_engine.Finish):
-                for piece in decoder.finish():
-                    yield ContentDelta(piece.text)
-                yield Finish(item.reason, Usage(len(ids), count, 0, item.cached))
-            elif isinstance(item, Token):
-                count += 1
-                for piece in decoder.feed(item.id):
-                    yield ContentDelta(piece.text)
+        completion = Completion(text, sampling=sampling, max_tokens=limit)
+        return self.answer(self.prepare_completion(completion), progress=progress)
 
     def _generation(self, prepared: Prepared) -> Generation:
         request = prepared.request
-        return Generation(prepared.ids, request.max_tokens, self._stop_ids, request.sampling)
+        return Generation(
+            prepared.ids,
+            request.max_tokens,
+            self._stop_ids,
+            request.sampling,
+            alternatives=request.logprobs or 0,
+            constraint=prepared.rules.constraint() if prepared.rules is not None else None,
+            user=request.user,
+        )
 
     def _items(
         self, generation: Generation, cancelled: Callable[[], bool], progress: Progress | None

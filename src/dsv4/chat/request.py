@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dsv4.encoding.messages import Message
+from dsv4.engine.request import MOST_ALTERNATIVES
 from dsv4.engine.sampler import Sampling
 from dsv4.errors import UsageError
 
@@ -101,8 +102,11 @@ class Request:
 
     def __post_init__(self) -> None:
         check_effort(self.effort)
-        if self.max_tokens < 1:
-            raise UsageError(f"max_tokens = {self.max_tokens} is out of range", "at least 1")
+        _check_numbers(self)
+        if self.thinking_budget is not None and self.thinking_budget < 0:
+            raise UsageError(
+                f"thinking_budget = {self.thinking_budget} is out of range", "0 or more"
+            )
 
     @property
     def thinking(self) -> bool:
@@ -116,7 +120,7 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """Plain text to continue, without a template; with a `suffix`: what belongs between the
-    two. `echo`: the prompt is part of the answer's text."""
+    two. `echo`: the prompt is part of the answer's text. The other fields as in Request."""
 
     prompt: str
     suffix: str | None = None
@@ -126,3 +130,15 @@ class Completion:
     echo: bool = False
     logprobs: int | None = None
     user: str = ""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+
+def _check_numbers(request: Request | Completion) -> None:
+    if request.max_tokens < 1:
+        raise UsageError(f"max_tokens = {request.max_tokens} is out of range", "at least 1")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MOST_ALTERNATIVES:
+        raise UsageError(
+            f"logprobs = {request.logprobs} is out of range", f"0 to {MOST_ALTERNATIVES}"
+        )

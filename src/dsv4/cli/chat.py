@@ -213,7 +213,7 @@ class Session:
         """One turn. It is kept as far as it came if it is stopped, and not at all if it fails."""
         import time
 
-        from dsv4.chat.answer import Finish
+        from dsv4.chat.answer import Finish, Logprobs
         from dsv4.chat.request import Request
         from dsv4.cli.console import after_prompt
         from dsv4.encoding.events import collect
@@ -235,7 +235,7 @@ class Session:
             ):
                 if isinstance(event, Finish):
                     finish = event
-                else:
+                elif not isinstance(event, Logprobs):
                     events.append(event)
                     writer.show(event)
         seconds = time.perf_counter() - start

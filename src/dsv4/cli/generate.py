@@ -51,7 +51,7 @@ def generate(
     out are as the model folder says.
     """
     import dsv4
-    from dsv4.chat.answer import Finish
+    from dsv4.chat.answer import Finish, Logprobs, Shown
     from dsv4.chat.request import check_effort
     from dsv4.cli.console import Done, after_prompt, read_input, write_json
     from dsv4.cli.loading import load
@@ -68,7 +68,7 @@ def generate(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )
 
-    def answer(done: Done) -> Iterator[Event | Finish]:
+    def answer(done: Done) -> Iterator[Shown]:
         if not chat:
             return engine.complete(text, sampling=sampling, max_tokens=max_tokens, progress=done)
         messages = [{"role": "user", "content": text}]
@@ -83,6 +83,8 @@ def generate(
     for event in after_prompt(answer):
         if isinstance(event, Finish):
             finish = event
+            continue
+        if isinstance(event, Logprobs):
             continue
         shown.append(event)
         if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dsv4.encoding.control import (
@@ -23,6 +23,10 @@ from dsv4.encoding.prompt import Prompt, PromptBuilder
 from dsv4.encoding.template import RESPONSE_FORMAT_HEAD, TOOLS_HEAD, TOOLS_TAIL, profile
 from dsv4.errors import EncodingError
 
+Recall = Callable[[Message, bool, bytes], tuple[int, ...] | None]
+"""Called with an assistant's message, whether it shows its reasoning and the digest of the prompt
+before it: the ids of the message up to EOS, None if they are not known."""
+
 
 def render(
     messages: Iterable[Message | Mapping[str, Any]],
@@ -33,6 +37,7 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     schema: Mapping[str, Any] | None = None,
     drop_thinking: bool = True,
+    recall: Recall | None = None,
 ) -> Prompt:
     """Write a conversation as the prompt a V4 checkpoint continues.
 
@@ -41,6 +46,8 @@ def render(
     effort: a level of that profile, None for none; it has no effect without thinking.
     tools: OpenAI tools or bare function objects. schema: JSON schema of the answer.
     drop_thinking: forget the reasoning of earlier turns; never done when tools are declared.
+    recall: knows how the model wrote some of the assistant's messages; these are not written
+        anew.
 
     Raises EncodingError for a conversation that can not be written.
     """
@@ -63,11 +70,23 @@ def render(
     for i, message in enumerate(prepared):
         after_task = i > 0 and prepared[i - 1].task is not None
         reasons = thinking and not after_task and (not drop or i > last_user)
-        _write(builder, message, reasons)
+        drawn = _recalled(recall, message, reasons, builder)
+        if drawn is None:
+            _write(builder, message, reasons)
+        else:
+            builder.drawn(drawn)
         is_last = i == len(prepared) - 1
         if is_last or prepared[i + 1].role in ("assistant", "latest_reminder"):
             _write_transition(builder, message, thinking, thinking and (not drop or i >= last_user))
     return builder.build()
+
+
+def _recalled(
+    recall: Recall | None, message: Message, reasons: bool, builder: PromptBuilder
+) -> tuple[int, ...] | None:
+    if recall is None or message.role != "assistant" or message.wo_eos or message.prefix:
+        return None
+    return recall(message, reasons, builder.digest())
 
 
 def render_reply(message: Message | Mapping[str, Any], *, thinking: bool) -> Prompt:

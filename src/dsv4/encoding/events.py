@@ -21,10 +21,12 @@ class ContentDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """A call of a known name began. `index` counts the calls of the answer from 0."""
+    """A call of a known name began. `index` counts the calls of the answer from 0, `id` is what
+    its result will name; parsers leave it empty."""
 
     index: int
     name: str
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def collect(events: Iterable[Event], *, thinking: bool) -> Reply:
     """The answer that events describe; calls that are not complete are left out."""
     reasoning: list[str] = []
     content: list[str] = []
-    names: dict[int, str] = {}
+    starts: dict[int, ToolCallStart] = {}
     calls: list[ToolCall] = []
     for event in events:
         if isinstance(event, ReasoningDelta):
@@ -102,7 +104,8 @@ def collect(events: Iterable[Event], *, thinking: bool) -> Reply:
         elif isinstance(event, ContentDelta):
             content.append(event.text)
         elif isinstance(event, ToolCallStart):
-            names[event.index] = event.name
+            starts[event.index] = event
         elif isinstance(event, ToolCallEnd) and event.complete:
-            calls.append(ToolCall(names[event.index], event.arguments))
+            start = starts[event.index]
+            calls.append(ToolCall(start.name, event.arguments, start.id or None))
     return Reply("".join(reasoning) if thinking else None, "".join(content), tuple(calls))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from dsv4.encoding.control import BOS, EOS, REQUIRED_TOKENS
-from dsv4.encoding.prompt import Prompt, clean
+from dsv4.encoding.prompt import Drawn, Prompt, clean
 from dsv4.errors import EncodingError
 
 MAX_FILE_BYTES = 64 << 20
@@ -110,13 +110,16 @@ class Tokenizer:
         return [e.ids for e in self._plain.encode_batch_fast(cleaned, add_special_tokens=False)]
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt: its control spans become control ids, all else ordinary text."""
+        """Ids of a prompt: its control spans become control ids, drawn answers stay as they
+        are, all else is ordinary text."""
         ids: list[int] = []
-        for text, is_control in prompt.spans:
-            if is_control:
-                ids.append(self.control_id(text))
+        for span in prompt.spans:
+            if isinstance(span, Drawn):
+                ids.extend(span.ids)
+            elif span.is_control:
+                ids.append(self.control_id(span.text))
             else:
-                ids.extend(self.encode(text))
+                ids.extend(self.encode(span.text))
         return ids
 
     def control_id(self, content: str) -> int:

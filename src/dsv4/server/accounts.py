@@ -33,10 +33,14 @@ class Accounts(Protocol):
     """All accounts of a server."""
 
     def identify(self, key: str | None) -> Account:
-        """The account of a key; None: the request brought none.
+        """The account of a key that asks something now; None: the request brought none.
 
-        Raises RequestError: 401 for a key nobody has, 402 for an account with nothing left.
+        Raises RequestError: 401 for a key nobody has, 402 for an account with nothing left, 429
+        for one that asks too often.
         """
+
+    def find(self, key: str | None) -> Account:
+        """The account of a key, whether or not it may ask now. Raises RequestError (401)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ class Keys:
     keys: tuple[str, ...] = field(default=(), repr=False)
 
     def identify(self, key: str | None) -> Account:
+        return self.find(key)
+
+    def find(self, key: str | None) -> Account:
         if not self.keys:
             return Unlimited("")
         given = (key or "").encode(errors="replace")

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dsv4.chat.answer import Finish, Logprobs, Usage
+from dsv4.chat.answer import Finish, Logprobs, Shown, Usage
 from dsv4.encoding.events import (
     ContentDelta,
     ReasoningDelta,
@@ -16,14 +16,9 @@ from dsv4.encoding.events import (
     ToolCallStart,
     collect,
 )
-from dsv4.server.envelope import Piece, token_json, unguessable, usage_json
+from dsv4.server.envelope import token_json, usage_json
 from dsv4.server.failure import body_of
 from dsv4.server.sse import DONE, KEEP_ALIVE, data
-
-
-def call_id(index: int) -> str:
-    """An unguessable id for the call at `index` of an answer."""
-    return unguessable(f"call_{index:02}_")
 
 
 class ChatAnswer:
@@ -42,7 +37,7 @@ class ChatAnswer:
         self._counted = counted
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
 
-    def whole(self, events: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, events: Sequence[Shown]) -> dict[str, Any]:
         finish = events[-1]
         assert isinstance(finish, Finish)
         for event in events:
@@ -58,11 +53,11 @@ class ChatAnswer:
             message["content"] = reply.content or None
             message["tool_calls"] = [
                 {
-                    "id": call.id or call_id(index),
+                    "id": call.id,
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
-                for index, call in enumerate(reply.tool_calls)
+                for call in reply.tool_calls
             ]
         choice = {
             "index": 0,
@@ -76,7 +71,7 @@ class ChatAnswer:
         text = (None, "") if self._thinking else ("", None)
         yield self._chunk({"role": "assistant", "content": text[0], "reasoning_content": text[1]})
 
-    def pieces(self, event: Piece) -> Iterator[str]:
+    def pieces(self, event: Shown) -> Iterator[str]:
         """Log-probabilities travel with the next delta. Usage stands on the finish chunk, as the
         hosted API sends it, or in a last chunk without choices if the client asked for one."""
         self._note(event)
@@ -87,7 +82,7 @@ class ChatAnswer:
         elif isinstance(event, ToolCallStart):
             call = {
                 "index": event.index,
-                "id": call_id(event.index),
+                "id": event.id,
                 "type": "function",
                 "function": {"name": event.name, "arguments": ""},
             }
@@ -129,7 +124,7 @@ class ChatAnswer:
         counted = usage_json(usage) if usage else None
         return data(self._object("chat.completion.chunk", choices=[choice], usage=counted))
 
-    def _note(self, event: Piece) -> None:
+    def _note(self, event: Shown) -> None:
         if isinstance(event, Logprobs) and self._logprobs is not None:
             self._logprobs.append(event)
 

@@ -17,6 +17,7 @@ from dsv4.server.body import Lenient, first_given
 from dsv4.server.names import ALIASES
 from dsv4.server.sampling import (
     MOST_TOOLS,
+    ChatMessage,
     Count,
     Effort,
     Function,
@@ -76,7 +77,7 @@ class ChatBody(SamplingFields, StopFields):
     """POST /chat/completions. Messages are checked by the encoding, which names the culprit."""
 
     model: str
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None

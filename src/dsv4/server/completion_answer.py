@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dsv4.chat.answer import Finish, Logprobs
+from dsv4.chat.answer import Finish, Logprobs, Shown
 from dsv4.encoding.events import ContentDelta
-from dsv4.server.envelope import Piece, on_the_wire, usage_json
+from dsv4.server.envelope import on_the_wire, usage_json
 from dsv4.server.failure import body_of
 from dsv4.server.sse import DONE, KEEP_ALIVE, data
 
@@ -28,7 +28,7 @@ class CompletionAnswer:
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
         self._offset = 0
 
-    def whole(self, events: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, events: Sequence[Shown]) -> dict[str, Any]:
         finish = events[-1]
         assert isinstance(finish, Finish)
         for event in events:
@@ -39,7 +39,7 @@ class CompletionAnswer:
     def first(self) -> Iterator[str]:
         yield from ()
 
-    def pieces(self, event: Piece) -> Iterator[str]:
+    def pieces(self, event: Shown) -> Iterator[str]:
         self._note(event)
         if isinstance(event, ContentDelta):
             yield data(self._object(event.text) | {"usage": None})
@@ -60,7 +60,7 @@ class CompletionAnswer:
         choice = {"text": text, "index": 0, "logprobs": self._noted(), "finish_reason": reason}
         return {**self._head, "choices": [choice], **self._tail}
 
-    def _note(self, event: Piece) -> None:
+    def _note(self, event: Shown) -> None:
         if isinstance(event, Logprobs) and self._logprobs is not None:
             self._logprobs.append(event)
 

@@ -13,14 +13,14 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dsv4.chat.answer import Usage
+from dsv4.chat.answer import Shown, Usage
 from dsv4.chat.engine import Engine
 from dsv4.chat.prepared import Prepared
 from dsv4.engine.service import RETRY_AFTER, stopping
 from dsv4.errors import RequestError
 from dsv4.server import body
 from dsv4.server.accounts import Account, Accounts
-from dsv4.server.envelope import Piece, Writer
+from dsv4.server.envelope import Writer
 from dsv4.server.failure import status_of
 from dsv4.server.job import Job
 from dsv4.server.metrics import Metrics
@@ -71,10 +71,12 @@ class Desk:
         return bool(self._jobs)
 
     def account(self, request: Request) -> Account:
-        """Who asks. Raises RequestError: 401, 402."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else None
-        return self.accounts.identify(request.headers.get("x-api-key") or bearer or None)
+        """Who asks the model. Raises RequestError: 401, 402, 429."""
+        return self.accounts.identify(key_of(request))
+
+    def looking(self, request: Request) -> Account:
+        """Who asks what costs nothing. Raises RequestError: 401."""
+        return self.accounts.find(key_of(request))
 
     async def read(self, request: Request, kind: type[Body]) -> Body:
         """The body of a request. Raises RequestError."""
@@ -122,10 +124,10 @@ class Desk:
         self._of[account.name] += 1
         return job
 
-    def _events(self, job: Job) -> AsyncGenerator[Piece | None]:
+    def _events(self, job: Job) -> AsyncGenerator[Shown | None]:
         return job.events(self.settings.keep_alive_seconds, self.settings.queue_seconds)
 
-    async def _collect(self, job: Job, request: Request) -> list[Piece]:
+    async def _collect(self, job: Job, request: Request) -> list[Shown]:
         """All events of a job, which ends when the client goes."""
 
         async def watch() -> None:
@@ -158,3 +160,11 @@ class Desk:
                 logger.exception("an answer failed")
             for text in writer.failed(error):
                 yield text
+
+
+def key_of(request: Request) -> str | None:
+    """The key a request brings: a bearer token or x-api-key."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.headers.get("x-api-key")

@@ -7,28 +7,25 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from dsv4.chat.answer import Alternative, Finish, Logprobs, Usage
-from dsv4.encoding.events import Event
+from dsv4.chat.answer import Alternative, Logprobs, Shown, Usage
 
 _LETTERS = string.ascii_letters + string.digits
 
 IMPOSSIBLE = -9999.0
 """The log-probability, on the wire, of a token that could not be drawn."""
 
-Piece = Event | Logprobs | Finish
-
 
 class Writer(Protocol):
     """One answer as a dialect writes it. Either `whole` is called, or first, then `pieces` for
     every event, the last of which is a Finish; `failed` may end it at any time."""
 
-    def whole(self, events: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, events: Sequence[Shown]) -> dict[str, Any]:
         """The body of a response that is not streamed."""
 
     def first(self) -> Iterator[str]:
         """What a stream begins with, while the request waits."""
 
-    def pieces(self, event: Piece) -> Iterator[str]:
+    def pieces(self, event: Shown) -> Iterator[str]:
         """What a stream says of an event."""
 
     def waiting(self) -> str:

@@ -86,14 +86,14 @@ class Handlers:
         return await self._desk.respond(request, account, prepared, writer, bool(asked.stream))
 
     async def count_tokens(self, request: Request) -> Response:
-        account = self._desk.account(request)
+        account = self._desk.looking(request)
         asked = await self._desk.read(request, CountBody)
         self._desk.names.check_claude(asked.model)
         prepared = await self._prepare(account, asked.request(self._defaults))
         return Json({"input_tokens": len(prepared.ids)})
 
     async def tokenize(self, request: Request) -> Response:
-        account = self._desk.account(request)
+        account = self._desk.looking(request)
         asked = await self._desk.read(request, TokenizeBody)
         if asked.model is not None:
             self._desk.names.check(asked.model)
@@ -110,7 +110,7 @@ class Handlers:
         return Json(answer)
 
     async def detokenize(self, request: Request) -> Response:
-        self._desk.account(request)
+        self._desk.looking(request)
         asked = await self._desk.read(request, DetokenizeBody)
         tokenizer = self._engine.model.tokenizer
         return Json({"prompt": await asyncio.to_thread(tokenizer.decode, asked.tokens)})

@@ -6,12 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 
-from dsv4.chat.answer import Answer, Finish, Usage
+from dsv4.chat.answer import Answer, Finish, Shown, Usage
 from dsv4.chat.engine import Engine
 from dsv4.chat.prepared import Prepared
 from dsv4.engine import request as ids_engine
 from dsv4.errors import RequestError
-from dsv4.server.envelope import Piece
 from dsv4.server.metrics import Metrics, Stopwatch
 
 MOST_UNREAD = 4096
@@ -76,7 +75,7 @@ class Job:
         if self._arrived.qsize() <= MOST_UNREAD:
             self._arrived.put_nowait(item)
 
-    async def events(self, idle: float, patience: float) -> AsyncGenerator[Piece | None]:
+    async def events(self, idle: float, patience: float) -> AsyncGenerator[Shown | None]:
         """The events as they come; None whenever `idle` seconds passed without one.
 
         Raises what the engine met while computing them, and RequestError (503) if it does not
@@ -101,7 +100,7 @@ class Job:
         finally:
             self.close()
 
-    def _read(self, item: ids_engine.Event | Exception) -> list[Piece]:
+    def _read(self, item: ids_engine.Event | Exception) -> list[Shown]:
         if isinstance(item, Exception):
             raise item
         if isinstance(item, ids_engine.Finish) and item.reason == "cancelled":
@@ -109,7 +108,7 @@ class Job:
         self._tokens += isinstance(item, ids_engine.Token)
         if isinstance(item, ids_engine.Prefill):
             self._cached = item.cached
-        pieces: list[Piece] = [*self._answer.feed(item)]
+        pieces: list[Shown] = [*self._answer.feed(item)]
         if pieces and isinstance(pieces[-1], Finish):
             self._finish = pieces[-1]
         return pieces

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dsv4.chat.answer import Finish, Usage
+from dsv4.chat.answer import Finish, Shown, Usage
 from dsv4.encoding.events import (
     ContentDelta,
     ReasoningDelta,
@@ -16,7 +16,7 @@ from dsv4.encoding.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from dsv4.server.envelope import Piece, unguessable
+from dsv4.server.envelope import unguessable
 from dsv4.server.failure import anthropic_body_of
 from dsv4.server.sse import event as named
 
@@ -45,7 +45,7 @@ class MessagesAnswer:
         self._open: dict[str, Any] | None = None
         """The block that is written, which is the last of the message."""
 
-    def whole(self, events: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, events: Sequence[Shown]) -> dict[str, Any]:
         for event in events:
             for _ in self._json(event):
                 pass
@@ -55,7 +55,7 @@ class MessagesAnswer:
         yield named({"type": "message_start", "message": self._message})
         yield self.waiting()
 
-    def pieces(self, event: Piece) -> Iterator[str]:
+    def pieces(self, event: Shown) -> Iterator[str]:
         yield from map(named, self._json(event))
 
     def waiting(self) -> str:
@@ -64,7 +64,7 @@ class MessagesAnswer:
     def failed(self, error: Exception) -> Iterator[str]:
         yield named(anthropic_body_of(error))
 
-    def _json(self, event: Piece) -> Iterator[dict[str, Any]]:
+    def _json(self, event: Shown) -> Iterator[dict[str, Any]]:
         if isinstance(event, ReasoningDelta):
             yield from self._in({"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta("thinking_delta", "thinking", event.text)
@@ -73,8 +73,8 @@ class MessagesAnswer:
             yield self._delta("text_delta", "text", event.text)
         elif isinstance(event, ToolCallStart):
             yield from self._close()
-            call = unguessable("toolu_", 24)
-            yield from self._in({"type": "tool_use", "id": call, "name": event.name, "input": {}})
+            call = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
+            yield from self._in(call)
         elif isinstance(event, ToolCallArgumentsDelta):
             delta = {"type": "input_json_delta", "partial_json": event.text}
             yield self._event("content_block_delta", delta=delta)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dsv4.chat.answer import Finish, Logprobs, Usage
+from dsv4.chat.answer import Finish, Logprobs, Shown, Usage
 from dsv4.encoding.events import (
     ContentDelta,
     ReasoningDelta,
@@ -15,8 +15,7 @@ from dsv4.encoding.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from dsv4.server.chat_answer import call_id
-from dsv4.server.envelope import Piece, token_json, unguessable
+from dsv4.server.envelope import token_json, unguessable
 from dsv4.server.failure import response_error
 from dsv4.server.responses_items import seal
 from dsv4.server.sse import event as named
@@ -56,7 +55,7 @@ class ResponsesAnswer:
         """The item that is written; the response's output holds those that are done."""
         self._logprobs: list[dict[str, Any]] | None = [] if logprobs else None
 
-    def whole(self, events: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, events: Sequence[Shown]) -> dict[str, Any]:
         for event in events:
             for _ in self._json(event):
                 pass
@@ -66,7 +65,7 @@ class ResponsesAnswer:
         for kind in ("response.created", "response.in_progress"):
             yield named(self._event(kind, response=self._response))
 
-    def pieces(self, event: Piece) -> Iterator[str]:
+    def pieces(self, event: Shown) -> Iterator[str]:
         yield from map(named, self._json(event))
 
     def waiting(self) -> str:
@@ -76,7 +75,7 @@ class ResponsesAnswer:
         self._response |= {"status": "failed", "error": response_error(error)}
         yield named(self._event("response.failed", response=self._response))
 
-    def _json(self, event: Piece) -> Iterator[dict[str, Any]]:
+    def _json(self, event: Shown) -> Iterator[dict[str, Any]]:
         if isinstance(event, ReasoningDelta):
             yield from self._in("reasoning")
             yield self._text_delta("response.reasoning_text.delta", event.text)
@@ -162,7 +161,7 @@ class ResponsesAnswer:
         return self._at(kind, content_index=0, delta=text, **more)
 
     def _call(self, start: ToolCallStart) -> dict[str, Any]:
-        called = {"call_id": call_id(start.index), "name": start.name}
+        called = {"call_id": start.id, "name": start.name}
         if start.name in self._custom:
             return {
                 "id": unguessable("ctc_", 32),

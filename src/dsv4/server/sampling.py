@@ -10,6 +10,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -103,6 +104,39 @@ class Function(Lenient):
         """The client's object, keys in its order and unknown ones included: this is what the
         prompt shows the model."""
         return self._sent
+
+
+MESSAGE_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "role": {
+            "type": "string",
+            "enum": ["system", "developer", "user", "assistant", "tool", "latest_reminder"],
+        },
+        "content": {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "null"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                        "required": ["type", "text"],
+                    },
+                },
+            ]
+        },
+        "reasoning_content": {"type": ["string", "null"]},
+        "tool_calls": {"type": ["array", "null"], "items": {"type": "object"}},
+        "tool_call_id": {"type": ["string", "null"]},
+        "prefix": {"type": ["boolean", "null"]},
+    },
+    "required": ["role", "content"],
+}
+"""A message of a chat, for the API document; the encoding checks it."""
+
+ChatMessage = Annotated[dict[str, Any], WithJsonSchema(MESSAGE_SCHEMA)]
 
 
 def function_tool(function: Mapping[str, Any]) -> dict[str, Any]:

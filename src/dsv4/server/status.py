@@ -20,20 +20,20 @@ class Status:
         self._model = desk.engine.model
 
     async def models(self, request: Request) -> Response:
-        self._desk.account(request)
+        self._desk.looking(request)
         names = self._desk.names
         return Json({"object": "list", "data": [names.entry(name) for name in names.all]})
 
     async def model(self, request: Request) -> Response:
-        self._desk.account(request)
+        self._desk.looking(request)
         return Json(self._desk.names.entry(request.path_params["model"]))
 
     async def balance(self, request: Request) -> Response:
-        return Json(self._desk.account(request).balance())
+        return Json(self._desk.looking(request).balance())
 
     async def integrity(self, request: Request) -> Response:
         """What the engine finds when it checks itself."""
-        self._desk.account(request)
+        self._desk.looking(request)
         return Json(self._desk.engine.integrity())
 
     async def health(self) -> Response:

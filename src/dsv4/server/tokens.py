@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.server.body import Lenient
+from dsv4.server.sampling import ChatMessage
 
 
 class TokenizeBody(Lenient):
@@ -15,7 +16,7 @@ class TokenizeBody(Lenient):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     add_special_tokens: bool = True
     return_token_strs: bool | None = None
 

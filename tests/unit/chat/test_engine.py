@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_thinking_is_told_from_content_and_counted(scripted: Build) -> None:
 
 def test_tool_call(scripted: Build) -> None:
     events, finish = run(scripted("I will look." + CALL), tools=[WEATHER])
-    assert events[:2] == [ContentDelta("I will look."), ToolCallStart(0, "weather")]
+    assert events[:2] == [ContentDelta("I will look."), ToolCallStart(0, "weather", ANY)]
     assert events[-1] == ToolCallEnd(0, '{"city": "Paris"}', complete=True)
     assert finish.reason == "tool_calls"
 
@@ -111,7 +112,7 @@ def test_stop_strings_do_not_look_into_reasoning(scripted: Build) -> None:
 
 def test_text_held_for_a_stop_string_comes_before_a_call(scripted: Build) -> None:
     events, _ = run(scripted("Let me" + CALL), tools=[WEATHER], stop=("me now",))
-    assert events[:2] == [ContentDelta("Let me"), ToolCallStart(0, "weather")]
+    assert events[:2] == [ContentDelta("Let me"), ToolCallStart(0, "weather", ANY)]
 
 
 def test_token_limit(scripted: Build) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from tests.serving import Build, chunks, client
 
-from dsv4.engine.sampler import Sampler
+from dsv4.chat.defaults import Defaults
+from dsv4.chat.request import Named, Pattern, Request, Schema
+from dsv4.engine.sampler import Sampler, Sampling
 from dsv4.server import body as bodies
 from dsv4.server import failure
 from dsv4.server.app import create_app
+from dsv4.server.chat_body import ChatBody
 from dsv4.server.settings import Settings
 
 CALL = (
@@ -157,13 +160,8 @@ def test_max_tokens(scripted: Build, field: str) -> None:
     assert answer["usage"]["completion_tokens"] == 2
 
 
-def test_models_and_health(scripted: Build) -> None:
+def test_health(scripted: Build) -> None:
     with client(scripted("x")) as http:
-        listed = http.get("/v1/models").json()
-        assert http.get("/models").json() == listed
-        assert listed["object"] == "list"
-        names = [entry["id"] for entry in listed["data"]]
-        assert names[0] == "scripted" and "deepseek-chat" in names
         health = http.get("/health").json()
     assert health["status"] == "ok" and health["model"] == "scripted"
 
@@ -369,3 +367,94 @@ def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(
         assert 'finish_reason": "stop' not in streamed
         monkeypatch.setattr(Sampler, "draw", draw)
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
+
+
+def asked(**fields: Any) -> Request:
+    return ChatBody.model_validate(body(**fields)).request(Defaults())
+
+
+def test_options_reach_the_engine() -> None:
+    made = asked(
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        parallel_tool_calls=False,
+        logprobs=True,
+        top_logprobs=3,
+        logit_bias={"5": -100, "7": 1.5},
+        presence_penalty=1,
+        frequency_penalty=-1.5,
+        min_p=0.1,
+        top_k=4,
+        seed=7,
+        thinking={"type": "enabled", "budget_tokens": 50},
+        reasoning_effort="max",
+        user_id="me",
+        max_tokens=1_000_000,
+    )
+    assert (made.tool_choice, made.parallel) == (Named("weather"), False)
+    assert (made.logprobs, made.thinking_budget, made.effort) == (3, 50, "max")
+    assert (made.user, made.max_tokens) == ("me", 1_000_000)
+    assert made.sampling == Sampling(
+        presence_penalty=1,
+        frequency_penalty=-1.5,
+        bias=((5, -100), (7, 1.5)),
+        min_p=0.1,
+        top_k=4,
+        seed=7,
+    )
+    assert asked(tools=[WEATHER], tool_choice="required").tool_choice == "required"
+    assert asked(logprobs=True).logprobs == 0
+    assert asked().logprobs is None and asked().format is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Schema()),
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+            Schema({"type": "object"}),
+        ),
+        ({"type": "regex", "regex": "a+"}, Pattern("a+")),
+    ],
+)
+def test_formats(sent: dict[str, Any], meant: Any) -> None:
+    assert asked(response_format=sent).format == meant
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/beta/chat/completions"])
+def test_a_prefix_is_continued(scripted: Build, path: str) -> None:
+    turns = [*body()["messages"], {"role": "assistant", "content": "Once", "prefix": True}]
+    engine = scripted(" upon")
+    with client(engine) as http:
+        answer = http.post(path, json=body(messages=turns)).json()
+    assert answer["choices"][0]["message"]["content"] == " upon"
+
+
+def test_logprobs_of_thinking_stand_apart(scripted: Build) -> None:
+    options = body(thinking={"type": "enabled"}, logprobs=True, top_logprobs=1)
+    with client(scripted("hm</think>42")) as http:
+        (choice,) = http.post("/v1/chat/completions", json=options).json()["choices"]
+        sent = chunks(http.post("/v1/chat/completions", json=options | {"stream": True}).text)
+    reported = choice["logprobs"]
+    assert "".join(entry["token"] for entry in reported["reasoning_content"]) == "hm"
+    assert "".join(entry["token"] for entry in reported["content"]) == "42"
+    parts = [c["choices"][0]["logprobs"] for c in sent if c["choices"][0]["logprobs"]]
+    for key in reported:
+        assert [entry for part in parts for entry in part[key]] == reported[key]
+
+
+def test_answers_may_fill_the_context_and_no_more(scripted: Build) -> None:
+    with client(scripted("a" * 5000)) as http:
+        answer = http.post("/v1/chat/completions", json=body(max_tokens=10**9)).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 4096
+
+
+def test_a_context_that_is_exceeded_is_told_in_numbers(scripted: Build) -> None:
+    long = body(messages=[{"role": "user", "content": "x" * 5000}])
+    with client(scripted("a")) as http:
+        error = http.post("/v1/chat/completions", json=long).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "4096" in error["message"] and "5004" in error["message"]

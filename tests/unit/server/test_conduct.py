@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.serving import HELLO, Build, chunks, client, named, served, wait
 
 from dsv4.chat.answer import Usage
+from dsv4.engine.sampler import Sampler
 from dsv4.errors import RequestError, UsageError
 from dsv4.server.accounts import Keys, key_name, read_keys, unknown_key
 from dsv4.server.app import create_app
@@ -90,7 +92,10 @@ class Ledger:
             raise unknown_key(key)
         if key == "poor":
             raise RequestError("Insufficient Balance", status=402, code="insufficient_quota")
-        return _Noted(key, self.charged)
+        return self.find(key)
+
+    def find(self, key: str | None) -> Any:
+        return _Noted(key or "", self.charged)
 
 
 class _Noted:
@@ -117,7 +122,9 @@ def test_accounts_are_charged_once_per_request(scripted: Build) -> None:
         poor = http.post("/v1/chat/completions", json=CHAT, headers={"x-api-key": "poor"})
         assert poor.status_code == 402
         assert poor.json()["error"]["type"] == "insufficient_quota"
-        assert http.get("/user/balance", headers=good).json()["balance_infos"]
+        for key in ("rich", "poor"):
+            balance = http.get("/user/balance", headers={"x-api-key": key}).json()
+            assert balance["balance_infos"][0]["total_balance"] == "1.50"
         assert len(ledger.charged) == 2
 
 
@@ -164,8 +171,6 @@ def test_draining_refuses_and_finishes(scripted: Build) -> None:
             assert refused.status_code == 529
             assert refused.json()["error"]["type"] == "overloaded_error"
             assert (await http.get("/health")).status_code == 200
-
-    import asyncio
 
     asyncio.run(ask())
 
@@ -254,8 +259,6 @@ def test_large_bodies_in_anthropics_dialect(scripted: Build) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"POST /health HTTP/1.1\r\nHost: x\r\n"])
 def test_a_head_has_to_come_in_time(scripted: Build, begun: bytes) -> None:
-    import socket
-
     with served(scripted("x"), settings=Settings(head_seconds=0.2)) as base:
         host, port = base.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -272,8 +275,6 @@ def test_an_answer_may_take_longer_than_a_head(scripted: Build) -> None:
 
 
 def test_a_body_has_to_come_in_time(scripted: Build) -> None:
-    import socket
-
     with served(scripted("x"), settings=Settings(body_seconds=0.2)) as base:
         host, port = base.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -286,18 +287,13 @@ def test_a_body_has_to_come_in_time(scripted: Build) -> None:
 def test_prompts_are_not_logged(
     scripted: Build, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dsv4.engine.sampler import Sampler
-
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
-    secret: Callable[[str], dict[str, Any]] = lambda text: {  # noqa: E731
-        "model": "scripted",
-        "messages": [{"role": "user", "content": text}],
-    }
+    secret = CHAT | {"messages": [{"role": "user", "content": "hush"}]}
     with caplog.at_level("DEBUG"), client(scripted("x")) as http:
-        http.post("/v1/chat/completions", json=secret("hush"))
+        http.post("/v1/chat/completions", json=secret)
         monkeypatch.setattr(Sampler, "draw", broken)
-        http.post("/v1/chat/completions", json=secret("hush") | {"stream": True})
+        http.post("/v1/chat/completions", json=secret | {"stream": True})
         named(http.post("/v1/messages", json=MESSAGE | {"system": "hush", "stream": True}).text)
     assert "hush" not in caplog.text

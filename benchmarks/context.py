@@ -82,12 +82,13 @@ def measure(model: Transformer, count: int, log: Path, *, repeat: bool) -> list[
 
 def fill(state: State, length: int) -> None:
     """Let the state hold `length` tokens, its entries repeating those it has."""
+    state.reserve(length)
     for layer in state.layers:
         for _, part in layer.logs():
-            have = state.length // layer.ratio
-            want = torch.arange(length // layer.ratio) % have
-            part.rows[:, : len(want)] = part.rows[:, want]
-        for _, ring, _ in layer.rings():
+            have = part.read_stored(state.length // layer.ratio)
+            want = torch.arange(length // layer.ratio) % have.shape[1]
+            part.write_stored(0, have[:, want])
+        for _, ring in layer.rings():
             ring.reached(length)
     state.length = length
 

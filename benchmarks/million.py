@@ -165,8 +165,9 @@ def probe(model: Transformer, state: State, ids: Tensor, needle: int) -> dict[st
     for layer in state.layers:
         if layer.ratio == CSA:
             assert layer.compressor is not None and layer.indexer is not None
-            layer.compressor.entries.rows[:, first:last] = 0
-            layer.indexer.entries.rows[:, first:last] = 0
+            for _, log in layer.logs():
+                zeros = log.read_stored(last)[:, first:last].zero_()
+                log.write_stored(first, zeros)
     erased = model(step, state).logits_BTV
     return {
         "tokens": length + 1,

@@ -73,17 +73,22 @@ void attend(Address q, Address rows, Address chosen, int64_t count, int64_t widt
                    scratch.get<uint8_t>(kernels().attend_scratch_bytes(layout, heads)));
 }
 
-// Chosen from `parts` parts of the entries one by one, then merged.
+// Chosen from `parts` parts of the entries one by one, then merged. `keys`: rows behind each other,
+// looked at as blocks of 2^shift rows.
 void select(Address q, Address weights, int64_t heads, Address keys, int64_t count, int64_t width,
-            int64_t k, int64_t parts, Address out) {
+            int64_t k, int64_t parts, int64_t shift, Address out) {
   const Kernels& table = kernels();
   const KeyLayout layout{width};
   Scratch scratch, merging;
   std::vector<float> scores(parts * k);
   std::vector<int32_t> entries(parts * k);
+  std::vector<uint8_t*> blocks;
+  for (int64_t i = 0; i < count; i += int64_t{1} << shift)
+    blocks.push_back(at<uint8_t>(keys) + i * layout.stride());
+  const PagedRows rows{blocks.data(), 0, shift, layout.stride()};
   int64_t held = 0;
   for (int64_t i = 0; i < parts; ++i)
-    held += table.select(at<uint8_t>(q), at<float>(weights), heads, at<uint8_t>(keys),
+    held += table.select(at<uint8_t>(q), at<float>(weights), heads, rows,
                          count * i / parts, count * (i + 1) / parts, layout, k,
                          scores.data() + held, entries.data() + held,
                          scratch.get<uint8_t>(table.select_scratch_bytes(layout, heads, k)));

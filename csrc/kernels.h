@@ -61,11 +61,11 @@ struct Kernels {
   // One query token: the k entries of [first, last) with the highest score
   //   sum_h weights[h] * relu(q_h . key_n),
   // equal scores: the lower entry. q [heads, width] holds stored keys of the query heads
-  // (pack_key form). keys: stored index keys, `stride()` bytes apart. Writes the chosen entries and
+  // (pack_key form). keys: stored index keys. Writes the chosen entries and
   // their scores in ascending order of entries and returns their number, which is k or, if there are
   // fewer entries, all. No array of all scores is made.
   int64_t (*select_scratch_bytes)(const KeyLayout& layout, int64_t heads, int64_t k);
-  int64_t (*select)(const uint8_t* q, const float* weights, int64_t heads, const uint8_t* keys,
+  int64_t (*select)(const uint8_t* q, const float* weights, int64_t heads, const PagedRows& keys,
                     int64_t first, int64_t last, const KeyLayout& layout, int64_t k, float* scores,
                     int32_t* entries, void* scratch);
   // The k best of `count` that were chosen from successive parts of the entries: ascending, then -1

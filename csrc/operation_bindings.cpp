@@ -36,19 +36,34 @@ RingView ring(const std::tuple<Address, int64_t, int64_t>& view) {
   return {at<uint8_t>(std::get<0>(view)), std::get<1>(view), std::get<2>(view)};
 }
 
-using Ring = std::tuple<Address, int64_t, int64_t>;         // address, capacity, stride in bytes
-using Rows = std::tuple<Ring, Ring, Address>;               // values, gates, entries
+using Ring = std::tuple<Address, int64_t, int64_t>;          // address, capacity, stride in bytes
+using Paged = std::tuple<Address, int64_t, int64_t, int64_t>;  // blocks, offset, shift, stride
+using Rows = std::tuple<Ring, Ring, Paged>;                  // values, gates, entries
 
-// The window, and the rows of the compressor and of the indexer, where there are any.
-using State = std::tuple<Ring, std::optional<Rows>, std::optional<Rows>>;
+// Tokens, their first position, the length up to which entries are final.
+using Extent = std::tuple<int64_t, int64_t, int64_t>;
+
+PagedRows paged(const Paged& view) {
+  return {at<uint8_t*>(std::get<0>(view)), std::get<1>(view), std::get<2>(view),
+          std::get<3>(view)};
+}
 
 CompressorView rows(const std::optional<Rows>& view) {
   if (!view) return {};
-  return {ring(std::get<0>(*view)), ring(std::get<1>(*view)), at<uint8_t>(std::get<2>(*view))};
+  return {ring(std::get<0>(*view)), ring(std::get<1>(*view)), paged(std::get<2>(*view))};
 }
 
-LayerView layer(const State& state) {
-  return {ring(std::get<0>(state)), rows(std::get<1>(state)), rows(std::get<2>(state))};
+// The sequences of one layer, whose rows lie behind each other.
+std::vector<Run> runs_of(const std::vector<Extent>& extents,
+                         const std::vector<const LayerView*>& states) {
+  std::vector<Run> runs;
+  int64_t row = 0;
+  for (size_t i = 0; i < extents.size(); ++i) {
+    const auto& [tokens, start, sealed] = extents[i];
+    runs.push_back({row, tokens, start, sealed, *states.at(i)});
+    row += tokens;
+  }
+  return runs;
 }
 
 void bind_connection(nb::module_& m) {
@@ -96,6 +111,15 @@ void bind_connection(nb::module_& m) {
 }
 
 void bind_attention(nb::module_& m) {
+  // The window, and the rows of the compressor and of the indexer, where there are any.
+  nb::class_<LayerView>(m, "LayerView")
+      .def(
+          "__init__",
+          [](LayerView* self, const Ring& window, const std::optional<Rows>& compressor,
+             const std::optional<Rows>& indexer) {
+            new (self) LayerView{ring(window), rows(compressor), rows(indexer)};
+          },
+          "window"_a, "compressor"_a.none(), "indexer"_a.none());
   nb::class_<Compressor>(m, "Compressor")
       .def(
           "__init__",
@@ -147,11 +171,11 @@ void bind_attention(nb::module_& m) {
           "ratio"_a, "eps"_a, "compressor"_a.none(), "indexer"_a.none())
       .def(
           "run",
-          [](const Attention& self, Address x, int64_t tokens, int64_t start, const State& state,
-             Address y) {
-            const LayerView view = layer(state);
+          [](const Attention& self, Address x, const std::vector<Extent>& extents,
+             const std::vector<const LayerView*>& states, Address y) {
+            const std::vector<Run> runs = runs_of(extents, states);
             nb::gil_scoped_release release;
-            self.run(at<float>(x), tokens, start, view, at<float>(y));
+            self.run(at<float>(x), runs, at<float>(y));
           });
 }
 
@@ -209,18 +233,16 @@ void bind_model(nb::module_& m) {
           nb::kw_only(), "embedding"_a, "layers"_a, "collapse"_a, "head"_a)
       .def(
           "run",
-          [](const Model& self, Address ids, int64_t tokens, int64_t start,
-             const std::vector<std::vector<State>>& states, Address streams, Address scores,
-             Address picked, Address logits, bool last_only) {
-            std::vector<std::vector<LayerView>> views;
-            for (const auto& sequences : states) {
-              views.emplace_back();
-              for (const State& state : sequences) views.back().push_back(layer(state));
-            }
-            const Results results{at<float>(streams), at<float>(scores), at<int64_t>(picked),
-                                  at<float>(logits), last_only};
+          [](const Model& self, Address ids, int64_t tokens, const std::vector<Extent>& extents,
+             const std::vector<std::vector<const LayerView*>>& states, Address streams, Address scores,
+             Address picked, Address logits, Address wanted, int64_t count) {
+            std::vector<std::vector<Run>> runs;
+            for (const std::vector<const LayerView*>& sequences : states)
+              runs.push_back(runs_of(extents, sequences));
+            const Results results{at<float>(streams), at<float>(scores),   at<int64_t>(picked),
+                                  at<float>(logits),  at<int64_t>(wanted), count};
             nb::gil_scoped_release release;
-            self.run(at<int64_t>(ids), tokens, start, views, results);
+            self.run(at<int64_t>(ids), tokens, runs, results);
           });
 }
 

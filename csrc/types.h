@@ -34,6 +34,20 @@ struct KvLayout {
   int64_t stride() const { return scale_offset() + (scales() + 7) / 8 * 8; }
 };
 
+// Rows of one layer that are spread over blocks of memory, 2^shift of them in each, one behind the
+// other from `offset` bytes on.
+struct PagedRows {
+  uint8_t* const* blocks;
+  int64_t offset;
+  int64_t shift;
+  int64_t stride;  // bytes of a row
+
+  int64_t per_block() const { return int64_t{1} << shift; }
+  uint8_t* at(int64_t row) const {
+    return blocks[row >> shift] + offset + (row & (per_block() - 1)) * stride;
+  }
+};
+
 // How an index key is stored: e2m1 pairs (even channel low), then one e8m0 scale per started 32.
 struct KeyLayout {
   int64_t width;

@@ -8,7 +8,7 @@ one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,22 +108,25 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
     from dsv4.config import load
     from dsv4.encoding.prompt import PromptBuilder
     from dsv4.encoding.tokenizer import Tokenizer
-    from dsv4.model.transformer import Output
+    from dsv4.model.blocks import BlockTable, Layout
+    from dsv4.model.transformer import Output, Piece
 
     config = load(tiny_folder)
     tokenizer = Tokenizer.from_folder(tiny_folder)
 
     class State:
-        length = 0
+        """Counts the tokens it has seen; the script begins after the last longer piece."""
 
-        def reserve(self, length: int) -> None: ...
-
-        steps = 0
+        ring_bytes = 0
+        length = steps = 0
+        table = BlockTable(Layout((), 0), 1)
 
     class Scripted:
         """Stands in for a Transformer: after a prompt, step n predicts id n of the script."""
 
         from dsv4.numerics.policy import EXACT as numerics
+
+        mtp = ()
 
         def __init__(self, ids: list[int], delay: float) -> None:
             self.config, self._ids, self._delay = config, ids, delay
@@ -131,13 +134,17 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
         def new_state(self) -> State:
             return State()
 
-        def __call__(self, ids_BT: torch.Tensor, state: State, *, last_only: bool) -> Output:
+        def forward_many(self, pieces: Sequence[Piece]) -> list[Output]:
             time.sleep(self._delay)
-            state.steps = 0 if ids_BT.shape[1] > 1 else state.steps + 1
-            state.length += ids_BT.shape[1]
+            return [self._one(piece) for piece in pieces]
+
+        def _one(self, piece: Piece) -> Output:
+            state: Any = piece.state
+            state.steps = 0 if len(piece.ids_T) > 1 else state.steps + 1
+            state.length += len(piece.ids_T)
             logits = torch.full((1, 1, config.vocab_size), -30.0)
             logits[0, 0, self._ids[min(state.steps, len(self._ids) - 1)]] = 30.0
-            return Output(logits, torch.empty(0), ())
+            return Output(logits[:, : piece.wanted], torch.empty(1, 0), ())
 
     def build(text: str, *, delay: float = 0.0, **options: int) -> Engine:
         builder = PromptBuilder()

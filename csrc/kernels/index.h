@@ -129,7 +129,7 @@ inline void score_tile(const SelectParts& parts, F* score) {
   }
 }
 
-int64_t select(const uint8_t* q, const float* weights, int64_t heads, const uint8_t* keys,
+int64_t select(const uint8_t* q, const float* weights, int64_t heads, const PagedRows& keys,
                int64_t first, int64_t last, const KeyLayout& layout, int64_t k, float* scores,
                int32_t* entries, void* scratch) {
   SelectParts parts(layout, heads, scratch);
@@ -137,9 +137,18 @@ int64_t select(const uint8_t* q, const float* weights, int64_t heads, const uint
   lay_out_heads(q, weights, heads, layout, parts);
   const float safe = safe_scale(parts);
   Best best(k, parts.best);
-  for (int64_t begin = first; begin < last; begin += kTileKeys) {
-    const int64_t n = last - begin < kTileKeys ? last - begin : kTileKeys;
-    const uint8_t* from = keys + begin * layout.stride();
+  const int64_t per_block = keys.per_block();
+  for (int64_t begin = first, n = 0; begin < last; begin += n) {
+    // A tile ends with its block: what lies behind it is elsewhere.
+    const int64_t rest_of_block = per_block - begin % per_block;
+    n = last - begin < kTileKeys ? last - begin : kTileKeys;
+    n = n < rest_of_block ? n : rest_of_block;
+    const uint8_t* from = keys.at(begin);
+    if (begin + n < last) {
+      const uint8_t* ahead = keys.at(begin + n);
+      for (int64_t b = 0; b < kTileKeys * layout.stride(); b += 64)
+        __builtin_prefetch(ahead + b, 0, 2);
+    }
     if (n < kTileKeys) {
       std::memset(parts.rest, 0, kTileKeys * layout.stride());
       std::memcpy(parts.rest, from, n * layout.stride());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "types.h"
 
@@ -20,7 +21,7 @@ struct RingView {
 struct CompressorView {
   RingView values;
   RingView gates;
-  uint8_t* entries;
+  PagedRows entries;
 };
 
 // Pools `ratio` tokens into one entry; with overlap, of this block and the one before.
@@ -54,6 +55,18 @@ struct LayerView {
   CompressorView indexer;
 };
 
+// The new tokens of one sequence: rows [row, row + tokens) of a call, at positions start, start + 1,
+// ... Entries of positions below `sealed` are final and are not written again.
+struct Run {
+  int64_t row;
+  int64_t tokens;
+  int64_t start;
+  int64_t sealed;
+  LayerView state;
+
+  int64_t end() const { return start + tokens; }
+};
+
 struct Attention {
   Matrix wq_a, wq_b, wkv, wo_a, wo_b;
   const float* q_norm;
@@ -73,9 +86,12 @@ struct Attention {
 
   KvLayout layout() const { return {width, rotated}; }
 
-  // x [tokens, hidden] at positions start, start + 1, ...: y [tokens, hidden]. Extends `state`,
-  // whose logs have room for every entry that these tokens complete.
-  void run(const float* x, int64_t tokens, int64_t start, const LayerView& state, float* y) const;
+  // While every entry may be read, nothing has to be chosen.
+  bool chooses(const Run& run) const { return has_indexer && run.end() / ratio > indexer.topk; }
+
+  // x [tokens, hidden] of several sequences, one behind the other: y [tokens, hidden]. Extends
+  // their states, whose blocks have room for every entry that these tokens complete.
+  void run(const float* x, const std::vector<Run>& runs, float* y) const;
 };
 
 }  // namespace dsv4

@@ -8,12 +8,11 @@
 
 namespace dsv4 {
 
-void Model::run(const int64_t* ids, int64_t tokens, int64_t start,
-                const std::vector<std::vector<LayerView>>& states, const Results& results) const {
+void Model::run(const int64_t* ids, int64_t rows, const std::vector<std::vector<Run>>& runs,
+                const Results& results) const {
   Session session;
   Workspace& w = session.w;
   const int64_t S = collapse->streams, width = collapse->width;
-  const int64_t batch = static_cast<int64_t>(states.front().size()), rows = batch * tokens;
   const int64_t chosen = layers.front().experts->chosen, experts = layers.front().experts->gate.rows;
   float* input = w.model[0].get<float>(rows * width);
   float* output = w.model[1].get<float>(rows * width);
@@ -35,9 +34,7 @@ void Model::run(const int64_t* ids, int64_t tokens, int64_t start,
     const Layer& layer = layers[i];
     const int64_t l = static_cast<int64_t>(i);
     layer.attention_connection->enter(x, rows, input, post, comb);
-    for (int64_t b = 0; b < batch; ++b)
-      layer.attention->run(input + b * tokens * width, tokens, start,
-                           states[i][static_cast<size_t>(b)], output + b * tokens * width);
+    layer.attention->run(input, runs[i], output);
     leave(output, x, post, comb, rows, S, width, between);
 
     layer.experts_connection->enter(between, rows, input, post, comb);
@@ -47,16 +44,14 @@ void Model::run(const int64_t* ids, int64_t tokens, int64_t start,
     leave(output, between, post, comb, rows, S, width, x);
   }
 
-  const int64_t wanted = results.last_only ? batch : rows;
-  if (results.last_only) {
-    for (int64_t b = 0; b < batch; ++b)
-      collapse->run(x + ((b + 1) * tokens - 1) * S * width, 1, input + b * width);
-  } else {
-    collapse->run(x, rows, input);
-  }
+  if (results.count == 0) return;
+  for (int64_t i = 0; i < results.count; ++i)
+    std::memcpy(between + i * S * width, x + results.wanted[i] * S * width,
+                S * width * sizeof(float));
+  collapse->run(between, results.count, input);
   Clock last;
-  const void* ready = prepare(w.prepared[0], input, wanted, head);
-  multiply(w, {product(ready, wanted, head, results.logits)});
+  const void* ready = prepare(w.prepared[0], input, results.count, head);
+  multiply(w, {product(ready, results.count, head, results.logits)});
   last.mark(kHead);
 }
 

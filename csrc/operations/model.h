@@ -18,15 +18,16 @@ struct Layer {
   const Mixture* experts;
 };
 
-// What a pass leaves behind besides the states: `streams` [batch, tokens, streams, hidden] after the
-// last layer; the routers' affinities `scores` [layers, batch * tokens, experts] and choices `picked`
-// [..., chosen]; `logits` [batch, tokens, vocabulary], or [batch, 1, vocabulary] of the last tokens.
+// What a pass leaves behind besides the states: `streams` [tokens, streams, hidden] after the last
+// layer; the routers' affinities `scores` [layers, tokens, experts] and choices `picked` [..., chosen];
+// `logits` [count, vocabulary] of the `count` tokens whose numbers `wanted` lists.
 struct Results {
   float* streams;
   float* scores;
   int64_t* picked;
   float* logits;
-  bool last_only;
+  const int64_t* wanted;
+  int64_t count;
 };
 
 struct Model {
@@ -35,10 +36,10 @@ struct Model {
   const Collapse* collapse;
   Matrix head;
 
-  // ids [batch, tokens] of the vocabulary, at positions start, start + 1, ... of every sequence;
-  // states [layers][batch] are extended.
-  void run(const int64_t* ids, int64_t tokens, int64_t start,
-           const std::vector<std::vector<LayerView>>& states, const Results& results) const;
+  // ids [tokens] of the vocabulary, of several sequences one behind the other; runs [layers][sequences]
+  // say whose they are, and their states are extended.
+  void run(const int64_t* ids, int64_t tokens, const std::vector<std::vector<Run>>& runs,
+           const Results& results) const;
 };
 
 }  // namespace dsv4

@@ -128,12 +128,15 @@ void select(const Kernels& table, const KeyLayout& layout, int64_t heads, int64_
   Block<int32_t> out(k);
   Block<uint8_t> scratch(table.select_scratch_bytes(layout, heads, k));
   Block<uint8_t> merging(table.merge_scratch_bytes(k));
+  std::vector<uint8_t*> blocks;
+  for (int64_t n = 0; n < count; n += 32) blocks.push_back(keys.get() + n * stride);
+  const PagedRows rows{blocks.data(), 0, 5, stride};
   // From three parts, so that merging is tried too.
   Block<float> found(3 * k);
   Block<int32_t> numbers(3 * k);
   int64_t held = 0;
   for (int64_t i = 0; i < 3; ++i)
-    held += table.select(q.get(), weights.get(), heads, keys.get(), count * i / 3,
+    held += table.select(q.get(), weights.get(), heads, rows, count * i / 3,
                          count * (i + 1) / 3, layout, k, found.get() + held, numbers.get() + held,
                          scratch.get());
   table.merge(found.get(), numbers.get(), held, k, out.get(), merging.get());

@@ -38,11 +38,11 @@ def values(keys: Tensor, width: int) -> Tensor:
 def select(q: Tensor, weights: Tensor, keys: Tensor, width: int, k: int) -> Tensor:
     """Chosen from all keys at once, which must be what is chosen from parts of them and merged."""
     found = []
-    for parts in (1, 2, 5):
+    for parts, shift in ((1, 20), (1, 5), (2, 5), (5, 5), (2, 0)):
         out = torch.full((k,), -7, dtype=torch.int32)
         native.kernels.select(
             q.data_ptr(), weights.data_ptr(), len(weights), keys.data_ptr(), len(keys), width, k,
-            parts, out.data_ptr(),
+            parts, shift, out.data_ptr(),
         )  # fmt: skip
         found.append(out)
     assert all(torch.equal(out, found[0]) for out in found)

@@ -236,5 +236,5 @@ def test_stored_entries_follow_the_compression(policy: str) -> None:
         key = config.index_head_dim // 2 + 1
     assert grown == 512 * (csa * (entry + key) / 4 + hca * entry / 128)
     assert state.nbytes == grown + sum(
-        ring.rows.nbytes for layer in state.layers for _, ring, _ in layer.rings()
+        ring.rows.nbytes for layer in state.layers for _, ring in layer.rings()
     )

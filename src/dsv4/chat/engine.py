@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from dsv4.cache.store import Store
 from dsv4.chat.answer import Answer, Shown
 from dsv4.chat.grammar import Grammars
 from dsv4.chat.history import History
@@ -23,11 +25,16 @@ from dsv4.encoding.prompt import Prompt, PromptBuilder
 from dsv4.engine import request as ids_engine
 from dsv4.engine.core import MOST_RUNNING, Core
 from dsv4.engine.generate import never
+from dsv4.engine.memory import Checkpoints, Memory, default_capacity
 from dsv4.engine.request import Generation, Prefill
 from dsv4.engine.sampler import Sampling
 from dsv4.engine.sequence import Deliver
 from dsv4.engine.service import MOST_WAITING, Service, Ticket
+from dsv4.engine.speculation import Mode
 from dsv4.errors import EncodingError, RequestError
+
+KV_DISK = 16 << 30
+"""Bytes of a `kv_folder`, if nobody says otherwise."""
 
 POLL_SECONDS = 0.1
 """How often a waiting caller is asked whether it still wants its answer."""
@@ -39,13 +46,28 @@ Progress = Callable[[int, int], None]
 class Engine:
     """One loaded model that answers any number of requests, from any thread.
 
-    At most `running` are computed together and `queue` wait. It computes on a thread of its own,
-    which `close` ends. Raises EncodingError if the model's
-    folder has no vocabulary, or one with more tokens than the model.
+    At most `running` are computed together and `queue` wait. Their states, and what is kept for
+    requests that begin alike, take `kv_memory` bytes (None: a quarter of the machine's memory);
+    with a `kv_folder` that is kept there too, within `kv_disk` bytes, and outlives the process.
+    `checkpoints` says where a sequence can be gone on from, `speculation` whether tokens are
+    guessed ahead (`auto`: while that is faster); neither changes an answer.
+
+    It computes on a thread of its own, which `close` ends. Raises EncodingError if the model's
+    folder has no vocabulary, or one with more tokens than the model; UsageError for a
+    `kv_folder` that another process uses, or too small a `kv_memory`.
     """
 
     def __init__(
-        self, model: Model, *, queue: int = MOST_WAITING, running: int = MOST_RUNNING
+        self,
+        model: Model,
+        *,
+        queue: int = MOST_WAITING,
+        running: int = MOST_RUNNING,
+        kv_memory: int | None = None,
+        checkpoints: Checkpoints | None = None,
+        kv_folder: Path | str | None = None,
+        kv_disk: int = KV_DISK,
+        speculation: Mode = "auto",
     ) -> None:
         self.model = model
         tokenizer, size = model.tokenizer, model.config.vocab_size
@@ -61,9 +83,29 @@ class Engine:
         self.history = History()
         """Answers that were given, for the prompts that continue them."""
         self._grammars = Grammars(Vocabulary(tokenizer, size))
-        self.service = Service(Core(model.transformer, most_running=running), capacity=queue)
+        store = None
+        if kv_folder is not None:
+            store = Store(Path(kv_folder).expanduser(), model.binding, kv_disk)
+        memory = Memory(
+            model.transformer,
+            default_capacity() if kv_memory is None else kv_memory,
+            binding=model.binding,
+            checkpoints=checkpoints,
+            store=store,
+        )
+        core = Core(model.transformer, memory, most_running=running, speculation=speculation)
+        self.service = Service(core, capacity=queue)
         # Also when nobody closes it: the thread ends with the last reference, or the program.
         weakref.finalize(self, self.service.close)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a conversation can have: those of the model, if the memory holds them."""
+        return self.service.core.memory.context
+
+    def integrity(self) -> dict[str, Any]:
+        """What the engine holds, and `problems`: things held by nobody. Looked at while idle."""
+        return self.service.integrity()
 
     def close(self) -> None:
         """End what is still running with an error, and the thread."""
@@ -142,7 +184,7 @@ class Engine:
 
     def _encoded(self, prompt: Prompt, param: str) -> tuple[int, ...]:
         ids = self.model.tokenizer.encode_prompt(prompt)
-        context = self.model.config.max_position_embeddings
+        context = self.context
         if len(ids) + 1 > context:
             raise RequestError(
                 f"this model's context is {context} tokens; the {param} have {len(ids)}"

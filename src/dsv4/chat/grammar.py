@@ -34,6 +34,8 @@ _FINITE = {
 _NO_KEY = r'"<>\\\n\r'
 """What no undeclared key contains."""
 _RULE = re.compile(rf"^({'|'.join(_FINITE)}) ::= .*$", re.MULTILINE)
+_ESCAPE = re.compile(r"\\(x([0-9a-f]{2})|.)", re.DOTALL)
+"""Escapes as grammars are written: read again, `\\x` would take more than two digits."""
 
 
 class Grammars:
@@ -97,7 +99,8 @@ def _json(body: Json) -> xgrammar.Grammar:
         max_whitespace_cnt=MOST_SPACE if body.spaced else None,
         strict_mode=False,
     )
-    return Grammar.from_ebnf(_RULE.sub(lambda m: f"{m[1]} ::= {_FINITE[m[1]]}", str(grammar)))
+    written = _ESCAPE.sub(lambda m: f"\\u00{m[2]}" if m[2] else m[0], str(grammar))
+    return Grammar.from_ebnf(_RULE.sub(lambda m: f"{m[1]} ::= {_FINITE[m[1]]}", written))
 
 
 def _key_but(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ T: tokens, V: vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,8 @@ from dsv4.model.cost import parameters
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import expand_quantized
 from dsv4.numerics.policy import by_name
-from dsv4.ops.fused import available
+from dsv4.ops.fused import arithmetic, available
+from dsv4.version import __version__
 
 EXPAND_BELOW = 128 << 20
 """Models with fewer parameters are dequantised once instead of at every step.
@@ -59,6 +61,13 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """Its vocabulary, read on first use. Raises EncodingError if the folder has none."""
         return Tokenizer.from_folder(self.folder, self.config.vocab_size)
+
+    @cached_property
+    def binding(self) -> bytes:
+        """A digest of all that the numbers of a decoding state depend on besides the tokens."""
+        digest = hashlib.blake2b(checkpoint.identity(self.folder), digest_size=32)
+        digest.update(f"{self.numerics} {arithmetic()} {__version__}".encode())
+        return digest.digest()
 
     @cached_property
     def defaults(self) -> Defaults:

@@ -32,7 +32,7 @@ _SCHEMA_KEYS = ("additionalProperties", "items", "unevaluatedProperties", "uneva
 _LIST_KEYS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _MAP_KEYS = ("properties", "patternProperties", "$defs", "definitions")
 _ROOT = "#/$defs/_root"
-_ANYTHING = "(.|\\n)*"
+_ANYTHING = ".*"
 _REPEATS = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 _HEX = "[0-9a-fA-F]"
@@ -167,11 +167,9 @@ def json_body(schema: Mapping[str, Any], root: Mapping[str, Any], *, spaced: boo
 def _string(schema: Mapping[str, Any]) -> Text | Regex:
     if isinstance(schema.get("pattern"), str):
         return Regex(schema["pattern"])
-    if schema.get("format") in _FORMATS:
-        return Regex(_FORMATS[schema["format"]])
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     if least or most is not None:
-        return Regex(f"(.|\\n){{{least},{'' if most is None else most}}}")
+        return Regex(f".{{{least},{'' if most is None else most}}}")
     return Text()
 
 
@@ -229,6 +227,8 @@ def _simple(schema: object) -> dict[str, Any] | bool:
     pattern = simple.pop("pattern", None)
     if isinstance(pattern, str) and _is_small(pattern):
         simple["pattern"] = _whole(pattern)
+    elif simple.get("format") in _FORMATS:
+        simple["pattern"] = _FORMATS[simple.pop("format")]
     if simple.get("$ref") == "#":
         simple["$ref"] = _ROOT
     return simple

@@ -8,6 +8,7 @@ from pathlib import Path
 from dsv4 import config as _configuration
 from dsv4.checkpoint.export import export_released, export_transformers
 from dsv4.checkpoint.folder import INDEX_NAME
+from dsv4.checkpoint.identity import identity
 from dsv4.checkpoint.layout import first_layers
 from dsv4.checkpoint.loading import LoadReport, load, load_with_report
 from dsv4.checkpoint.plan import Plan, make_plan
@@ -20,6 +21,7 @@ __all__ = [
     "export_released",
     "export_transformers",
     "first_layers",
+    "identity",
     "load",
     "load_with_report",
     "make_plan",

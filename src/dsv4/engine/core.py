@@ -1,41 +1,72 @@
 """The engine: `step()` admits, runs, samples and commits. Not for use from two threads.
 
+What a request is answered does not depend on what else runs: numbers of a token are the same in
+any batch, piece or continuation (with kernels that promise it: `fast`), and draws follow from
+the request alone.
+
 V: vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from dsv4.engine.forward import CHUNK, checked
+from dsv4.engine.memory import Memory
 from dsv4.engine.request import Generation, Prefill
 from dsv4.engine.scheduler import Piece, Queue, pieces
 from dsv4.engine.sequence import Deliver, Sequence
+from dsv4.engine.speculation import Mode, Speculation
 from dsv4.errors import UsageError
-from dsv4.model.transformer import Transformer
+from dsv4.model import transformer
+from dsv4.model.transformer import Output, Transformer
 
 logger = logging.getLogger("dsv4.engine")
 
 MOST_RUNNING = 64
 """Sequences that are computed together."""
 
+MOST_GUESSING = 4
+"""Sequences beside which guessing may pay: many together read most weights anyway."""
+
 BESIDE = 128
 """Ids of prompts that are read in a step for which others wait: bounds their pauses."""
 
 
-class Core:
-    """Requests of ids in, streams of ids out, over one model."""
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
 
-    def __init__(self, model: Transformer, *, most_running: int = MOST_RUNNING) -> None:
-        self.model = model
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+
+
+class Core:
+    """Requests of ids in, streams of ids out, over one model and the memory of its states."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        memory: Memory,
+        *,
+        most_running: int = MOST_RUNNING,
+        speculation: Mode = "auto",
+    ) -> None:
+        self.model, self.memory = model, memory
         self.queue = Queue()
         self.running: list[Sequence] = []
+        self.counters = Counters()
+        self.speculation = Speculation(model, speculation)
         self._most_running = most_running
-        self._numbers = 0
+        self._numbers = count(1)
 
     @property
     def busy(self) -> bool:
@@ -49,17 +80,17 @@ class Core:
             checked(token, vocabulary)
         for token, _ in generation.sampling.bias:
             checked(token, vocabulary)
-        context = self.model.config.max_position_embeddings
-        if len(generation.ids) >= context:
+        if len(generation.ids) >= self.memory.context:
             raise UsageError(
-                f"{len(generation.ids)} tokens leave no room to answer in a context of {context}",
+                f"{len(generation.ids)} tokens leave no room to answer in a context of "
+                f"{self.memory.context}",
                 "shorten the prompt",
             )
 
     def add(self, generation: Generation, deliver: Deliver) -> Sequence:
         """Queue a request that `check` accepted."""
-        self._numbers += 1
-        sequence = Sequence(generation, deliver, self._numbers)
+        chain = self.memory.chain(generation.user)
+        sequence = Sequence(generation, deliver, next(self._numbers), chain)
         self.queue.add(sequence)
         return sequence
 
@@ -67,70 +98,146 @@ class Core:
         """One pass of the model over everybody's next ids."""
         self._drop_cancelled()
         self._admit()
-        chosen = pieces(self.running, self.queue, chunk=CHUNK, beside=BESIDE)
-        if chosen:
-            self._run(chosen)
+        chosen = self._fitting(pieces(self.running, self.queue, chunk=CHUNK, beside=BESIDE))
+        if not chosen:
+            return
+        self.counters.steps += 1
+        decoding = all(piece.sequence.decoding for piece in chosen)
+        began, before = time.perf_counter(), self.counters.generated_tokens
+        self._run(chosen)
+        if decoding:
+            tokens = self.counters.generated_tokens - before
+            self.speculation.measured(tokens, time.perf_counter() - began)
 
     def fail(self, error: Exception) -> None:
         """End every request with an error: the model cannot go on."""
         for sequence in [*self.running, *self.queue]:
             self._leave(sequence)
+            self.memory.drop(sequence)
             sequence.deliver(error)
+
+    def check_integrity(self) -> list[str]:
+        """What is inconsistent, or held by nobody: nothing, unless there is a bug."""
+        problems = self.memory.cache.check()
+        used = sum(len(sequence.nodes) for sequence in self.running)
+        if used != self.memory.cache.pins:
+            problems.append(f"{self.memory.cache.pins} pins of blocks, {used} in use")
+        if any(sequence.state is not None for sequence in self.queue):
+            problems.append("a waiting sequence holds a state")
+        return problems
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in [*self.running, *self.queue] if s.cancelled]:
             sequence.reason = "cancelled"
-            self._leave(sequence)
-            sequence.end()
+            self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._leave(sequence)
+        self.memory.release(sequence)
+        sequence.end()
 
     def _leave(self, sequence: Sequence) -> None:
-        """Take a sequence out, with what it holds."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
             self.queue.remove(sequence)
-        sequence.state = None
 
     def _admit(self) -> None:
         while len(self.running) < self._most_running:
             sequence = self.queue.peek()
             if sequence is None:
                 return
+            need = self.memory.first_need(sequence)
+            if self.running and not self.memory.make_room(need):
+                return
             self.queue.remove(sequence)
-            sequence.state = self.model.new_state()
+            self.memory.admit(sequence)
             self.running.append(sequence)
 
+    def _fitting(self, chosen: list[Piece]) -> list[Piece]:
+        """The pieces that there is room for; the newest sequences make way for the others."""
+        chosen = [
+            Piece(piece.sequence, self.memory.piece(piece.sequence, piece.length))
+            for piece in chosen
+        ]
+        while len(self.running) > 1:
+            need = sum(self.memory.growth(piece.sequence, piece.length + 1) for piece in chosen)
+            if self.memory.make_room(need):
+                break
+            last = max(self.running, key=lambda sequence: sequence.number)
+            self.running.remove(last)
+            self.memory.release(last)
+            self.queue.put_back(last)
+            self.counters.preemptions += 1
+            chosen = [piece for piece in chosen if piece.sequence is not last]
+        return chosen
+
     def _run(self, chosen: list[Piece]) -> None:
-        for piece, logits_V in self._logits(chosen):
+        inputs = [self._input(piece) for piece in chosen]
+        starts = [piece.sequence.length for piece in chosen]
+        with torch.no_grad():
+            outputs = self.model.forward_many(inputs)
+        for piece, start, output in zip(chosen, starts, outputs, strict=True):
             sequence = piece.sequence
             self.queue.served(sequence.user, piece.length)
-            if logits_V is None or not sequence.produced:
-                assert sequence.state is not None
-                sequence.deliver(Prefill(sequence.state.length, sequence.cached))
-            if logits_V is None:
-                continue
+            if not sequence.produced:
+                self.counters.prompt_tokens += piece.length
+                sequence.deliver(Prefill(sequence.length, sequence.cached or 0))
             try:
-                self._sample(sequence, logits_V)
+                self._advance(sequence, start + piece.length, output)
             except Exception as error:  # of this request alone: its grammar, its logits
                 logger.exception("a request failed")
                 self._leave(sequence)
+                self.memory.drop(sequence)
                 sequence.deliver(error)
+                continue
+            if sequence.reason is not None:
+                self._end(sequence)
+                continue
+            if self.speculation.active and len(self.running) <= MOST_GUESSING:
+                self._guess(sequence, start, output.streams_BTSD[0])
+            else:
+                sequence.draft = None
+            self.memory.commit(sequence)
 
-    def _sample(self, sequence: Sequence, logits_V: Tensor) -> None:
+    def _input(self, piece: Piece) -> transformer.Piece:
+        """The next ids of a sequence, and the guess at what comes after them."""
+        sequence, state = piece.sequence, piece.sequence.state
+        assert state is not None
+        stop = state.length + piece.length
+        ids, wanted = sequence.ids[state.length : stop], int(stop == len(sequence.ids))
+        if sequence.draft is not None and stop < self.memory.context:
+            ids.append(sequence.draft)
+            wanted += 1
+        return transformer.Piece(torch.tensor(ids), state, wanted)
+
+    def _advance(self, sequence: Sequence, stop: int, output: Output) -> None:
+        """Draw what the logits allow; the piece ended before position `stop`, where a guess may
+        stand."""
+        state, logits_TV = sequence.state, output.logits_BTV[0]
+        assert state is not None
+        if not len(logits_TV):
+            return
+        self._draw(sequence, logits_TV[0])
+        if state.length == stop:
+            return
+        right = len(sequence.ids) > stop and sequence.ids[stop] == sequence.draft
+        if not right:
+            state.rewind(stop)
+        else:
+            self.speculation.right += 1
+            if sequence.reason is None:
+                self._draw(sequence, logits_TV[1])
+
+    def _draw(self, sequence: Sequence, logits_V: Tensor) -> None:
         constraint = sequence.generation.constraint
         allowed = constraint.allowed() if constraint is not None else None
-        draw = sequence.sampler.draw(logits_V, allowed)
-        sequence.take(draw, self.model.config.max_position_embeddings)
-        if sequence.reason is not None:
-            self._leave(sequence)
-            sequence.end()
+        sequence.take(sequence.sampler.draw(logits_V, allowed), self.memory.context)
+        self.counters.generated_tokens += 1
 
-    def _logits(self, chosen: list[Piece]) -> Iterator[tuple[Piece, Tensor | None]]:
-        """Feed the pieces; logits `[V]` where a piece reaches the end of its ids."""
-        for piece in chosen:
-            sequence, state = piece.sequence, piece.sequence.state
-            assert state is not None
-            ids = sequence.ids[state.length : state.length + piece.length]
-            with torch.no_grad():
-                output = self.model(torch.tensor([ids]), state, last_only=True)
-            yield piece, output.logits_BTV[0, -1] if not sequence.waiting_ids else None
+    def _guess(self, sequence: Sequence, start: int, streams_TSD: Tensor) -> None:
+        """Guess on from the positions that were computed and whose next token is known."""
+        known = sequence.length - start
+        if sequence.waiting_ids == 1:
+            skipped = max(0, known - self.model.config.sliding_window)
+            self.speculation.guess(sequence, streams_TSD[skipped:known], start + skipped)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from dsv4.engine.core import Core
+from dsv4.engine.memory import Memory
 from dsv4.engine.request import Event, Finish, Generation
 from dsv4.model.transformer import Transformer
 
@@ -22,7 +24,7 @@ def generate(
 
     Raises UsageError at once for ids that are none of this model or leave no room to answer.
     """
-    core = Core(model)
+    core = Core(model, Memory(model, sys.maxsize), speculation="off")
     core.check(generation)
     return _events(core, generation, cancelled)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from dsv4.cache.keys import Chain
+from dsv4.cache.prefix import Node
 from dsv4.engine.request import Candidate, Event, Finish, FinishReason, Generation, Token
 from dsv4.engine.sampler import Draw, Sampler
 from dsv4.model.state import State
@@ -17,16 +19,28 @@ brings a Finish or an exception."""
 class Sequence:
     """A request on its way. Everybody but the engine may only `cancel` it."""
 
-    def __init__(self, generation: Generation, deliver: Deliver, number: int) -> None:
-        self.generation = generation
+    def __init__(self, generation: Generation, deliver: Deliver, number: int, chain: Chain) -> None:
+        self.generation, self.chain = generation, chain
         self.number = number
         """Requests are numbered as they arrive."""
         self.ids = list(generation.ids)
         self.sampler = Sampler(generation.sampling)
-        self.state: State | None = None
-        self.cached = 0
-        """Ids that were not computed again."""
         self.reason: FinishReason | None = None
+        self.cached: int | None = None
+        """Ids of the prompt that were not computed again; None before it was admitted."""
+
+        # What it holds while it is running.
+        self.state: State | None = None
+        self.nodes: list[Node] = []
+        """Its blocks that the prefix cache knows."""
+        self.exact_from = 0
+        """Length from which on the state's rings are right."""
+        self.shared = 0
+        """Length up to which somebody else had the same blocks when it was admitted."""
+        self.draft_state: State | None = None
+        self.draft: int | None = None
+        """A guess at the token after the newest."""
+
         self._deliver = deliver
         self._cancelled = threading.Event()
 
@@ -43,9 +57,14 @@ class Sequence:
         return self.generation.user
 
     @property
+    def length(self) -> int:
+        """Ids that the state has seen."""
+        return self.state.length if self.state is not None else 0
+
+    @property
     def waiting_ids(self) -> int:
         """Ids that the state has not seen yet."""
-        return len(self.ids) - (self.state.length if self.state is not None else 0)
+        return len(self.ids) - self.length
 
     @property
     def produced(self) -> int:
@@ -56,6 +75,11 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether only its newest token is new to the state."""
         return self.produced > 0 and self.waiting_ids == 1
+
+    @property
+    def own_blocks(self) -> int:
+        """Blocks that it alone holds."""
+        return 0 if self.state is None else len(self.state.table) - len(self.nodes)
 
     def deliver(self, event: Event | Exception) -> None:
         self._deliver(event)
@@ -77,4 +101,4 @@ class Sequence:
     def end(self) -> None:
         """Tell that it is over, after `reason` was set."""
         assert self.reason is not None
-        self.deliver(Finish(self.reason, self.cached))
+        self.deliver(Finish(self.reason, self.cached or 0))

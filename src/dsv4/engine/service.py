@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from types import TracebackType
+from typing import Any
 
 from dsv4.engine.core import Core
 from dsv4.engine.request import Generation
@@ -76,6 +77,21 @@ class Service:
             self._changed.notify()
         return ticket
 
+    def integrity(self) -> dict[str, Any]:
+        """What the engine holds, and, when it is idle, `problems`: what is held by nobody."""
+        with self._changed:
+            core, cache = self.core, self.core.memory.cache
+            idle = not core.busy and not self._arrived
+            return {
+                "idle": idle,
+                "running": self.running,
+                "waiting": self.waiting,
+                "cached_blocks": len(cache),
+                "cached_bytes": cache.bytes,
+                "pins": cache.pins if idle else None,
+                "problems": core.check_integrity() if idle else [],
+            }
+
     def close(self) -> None:
         """Refuse new requests, end those there are with an error and wait for the thread."""
         with self._changed:
@@ -101,6 +117,7 @@ class Service:
                 logger.exception("a step of the engine failed")
                 self.core.fail(error)
         self.core.fail(stopping())
+        self.core.memory.close()
 
 
 class Ticket:

@@ -44,6 +44,8 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, start: int, state: LayerState | None, numerics: Numerics
     ) -> Tensor:
         """Output `[B, T, D]` for tokens at positions `start ...`; extends `state`."""
+        if state is not None:
+            state.table.reserve(start + x_BTD.shape[1])
         fused = ops.fused("attention", self, numerics)
         if fused is not None and state is not None:
             y_BTD: Tensor = fused(x_BTD, start, state)

@@ -1,7 +1,7 @@
 """Everything that survives between two calls of the model.
 
 A token's keys stay in a ring for as long as the window (and a rewind) can reach them; the
-compressed entries of finished blocks are appended to logs that never change. What a layer
+compressed entries of finished blocks are appended and never change (`model.blocks`). What a layer
 needs at position p is a function of p alone, so rewinding moves one number. Rows are float32,
 which holds what any policy rounds to exactly, or packed as the serving cache stores them.
 
@@ -18,31 +18,51 @@ from torch import Tensor
 
 from dsv4.config import CSA, ModelConfig
 from dsv4.errors import StateError
-from dsv4.numerics.rows import Float32Rows, KeyRows, KvRows, RowFormat
+from dsv4.model.blocks import BLOCK, BlockTable, Entries, Section, layout, row_formats
+from dsv4.numerics.rows import Float32Rows, RowFormat
 
 REWIND = 128
 """Tokens a state can be rewound by at least, without a clone."""
 
 
 class Ring:
-    """Rows of the last `capacity` positions; position p lies in slot `p % capacity`."""
+    """Rows of the last positions; position p lies in slot `p % capacity`.
 
-    def __init__(self, batch: int, capacity: int, format: RowFormat) -> None:
-        self.format = format
+    At position p the rows from `unit * (p // unit - back)` on are needed; the ring holds them for
+    every position that a rewind of `rewind` tokens can reach.
+    """
+
+    def __init__(self, batch: int, format: RowFormat, *, unit: int, back: int, rewind: int) -> None:
+        self.format, self.unit, self.back = format, unit, back
+        capacity = (back + 1) * unit + rewind
         self.rows = torch.zeros(batch, capacity, format.stored, dtype=format.dtype)
         self.written = 0  # one past the highest position ever written, also after a rewind
+        self.first = 0  # no row below this position was ever there
 
     @property
     def oldest(self) -> int:
         """The lowest position whose row is still held."""
-        return max(0, self.written - self.rows.shape[1])
+        return max(self.first, self.written - self.rows.shape[1])
+
+    @property
+    def earliest(self) -> int:
+        """The lowest position for which all rows are there that it needs."""
+        oldest = self.oldest
+        return self.unit * (-(-oldest // self.unit) + self.back) if oldest else 0
+
+    def needed(self, position: int) -> int:
+        """The first row that is needed to go on from `position`."""
+        return max(0, self.unit * (position // self.unit - self.back))
 
     def write(self, start: int, rows_BTX: Tensor) -> None:
         """Store rows of positions `start, start + 1, ...` (only the last `capacity` of them)."""
-        capacity, end = self.rows.shape[1], start + rows_BTX.shape[1]
-        first = max(start, end - capacity)
-        slots = torch.arange(first, end) % capacity
-        self.rows[:, slots] = self.format.encode(rows_BTX[:, first - start :])
+        first = max(0, rows_BTX.shape[1] - self.rows.shape[1])
+        self.write_stored(start + first, self.format.encode(rows_BTX[:, first:]))
+
+    def write_stored(self, start: int, rows_BTS: Tensor) -> None:
+        """The same with at most `capacity` rows in their stored form."""
+        end = start + rows_BTS.shape[1]
+        self.rows[:, torch.arange(start, end) % self.rows.shape[1]] = rows_BTS
         self.reached(end)
 
     def reached(self, end: int) -> None:
@@ -51,82 +71,59 @@ class Ring:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows of positions `start .. stop - 1`, `[B, stop - start, X]`."""
+        return self.format.decode(self.read_stored(start, stop))
+
+    def read_stored(self, start: int, stop: int) -> Tensor:
+        """The same in their stored form, `[B, stop - start, S]` (a copy)."""
         assert self.oldest <= start <= stop <= self.written
-        return self.format.decode(self.rows[:, torch.arange(start, stop) % self.rows.shape[1]])
+        return self.rows[:, torch.arange(start, stop) % self.rows.shape[1]]
 
-
-class Log:
-    """Rows numbered from 0, appended at the end; capacity doubles when it is used up."""
-
-    def __init__(self, batch: int, format: RowFormat) -> None:
-        self.format = format
-        self.rows = torch.zeros(batch, 0, format.stored, dtype=format.dtype)
-
-    def reserve(self, count: int) -> None:
-        """Make room for `count` rows in all; what is stored stays."""
-        capacity = self.rows.shape[1]
-        if count > capacity:
-            batch, _, stored = self.rows.shape
-            # Memory that was never written to takes no room yet.
-            grown = self.rows.new_zeros(batch, max(count, 2 * capacity, 64), stored)
-            grown[:, :capacity] = self.rows
-            self.rows = grown
-
-    def write(self, start: int, rows_BTX: Tensor) -> None:
-        """Store rows `start, start + 1, ...`; what was there (before a rewind) is replaced."""
-        end = start + rows_BTX.shape[1]
-        self.reserve(end)
-        self.rows[:, start:end] = self.format.encode(rows_BTX)
-
-    def read(self, stop: int) -> Tensor:
-        """Rows `0 .. stop - 1`, `[B, stop, X]` float32."""
-        return self.format.decode(self.rows[:, :stop])
+    def begin(self, first: int, position: int) -> None:
+        """Hold nothing but the rows `first .. position - 1`, which are still to be written."""
+        self.first, self.written = first, position
 
 
 class CompressorState:
     """Token rows of unfinished blocks (and of the previous one, if blocks overlap), entries."""
 
-    def __init__(self, batch: int, ratio: int, rewind: int, format: RowFormat) -> None:
+    def __init__(self, shape: StateShape, ratio: int, table: BlockTable, section: Section) -> None:
         overlaps = ratio == CSA
-        row = Float32Rows(2 * format.width if overlaps else format.width)
-        self.reach = ratio * (2 if overlaps else 1) - 1
-        self.values = Ring(batch, self.reach + rewind + 1, row)
-        self.gates = Ring(batch, self.reach + rewind + 1, row)
-        self.entries = Log(batch, format)
-
-
-def row_formats(config: ModelConfig, packed: bool) -> tuple[RowFormat, RowFormat]:
-    """How (KV entries, index keys) of a model are stored."""
-    if not packed:
-        return Float32Rows(config.head_dim), Float32Rows(config.index_head_dim)
-    return KvRows(config.head_dim, config.qk_rope_head_dim), KeyRows(config.index_head_dim)
+        width = section.format.width
+        row = Float32Rows(2 * width if overlaps else width)
+        reach = {"unit": ratio, "back": int(overlaps), "rewind": shape.rewind}
+        self.values = Ring(shape.batch, row, **reach)
+        self.gates = Ring(shape.batch, row, **reach)
+        self.entries = Entries(table, section)
 
 
 class LayerState:
     """One layer's window ring, and its compressors' states if it has any."""
 
-    def __init__(self, shape: StateShape, ratio: int) -> None:
-        config, batch, rewind = shape.config, shape.batch, shape.rewind
-        self.ratio = ratio
-        self.reach = config.sliding_window - 1
-        entry, key = row_formats(config, shape.packed)
-        self.window = Ring(batch, self.reach + rewind + 1, entry)
-        self.compressor: CompressorState | None = None
-        self.indexer: CompressorState | None = None
-        if ratio:
-            self.compressor = CompressorState(batch, ratio, rewind, entry)
-        if ratio == CSA:
-            self.indexer = CompressorState(batch, ratio, rewind, key)
+    def __init__(
+        self,
+        shape: StateShape,
+        ratio: int,
+        table: BlockTable,
+        sections: tuple[Section | None, Section | None],
+    ) -> None:
+        self.ratio, self.table = ratio, table
+        entry, _ = row_formats(shape.config, shape.packed)
+        back = shape.config.sliding_window - 1
+        self.window = Ring(shape.batch, entry, unit=1, back=back, rewind=shape.rewind)
+        entries, keys = sections
+        self.compressor = CompressorState(shape, ratio, table, entries) if entries else None
+        self.indexer = CompressorState(shape, ratio, table, keys) if keys else None
 
-    def rings(self) -> Iterator[tuple[str, Ring, int]]:
-        """(name, ring, rows it must still hold before the current position)."""
-        yield "window", self.window, self.reach
+    def rings(self) -> Iterator[tuple[str, Ring]]:
+        """(name, ring)."""
+        yield "window", self.window
         for name, part in (("compressor", self.compressor), ("indexer", self.indexer)):
             if part is not None:
-                yield f"{name}.values", part.values, part.reach
-                yield f"{name}.gates", part.gates, part.reach
+                yield f"{name}.values", part.values
+                yield f"{name}.gates", part.gates
 
-    def logs(self) -> Iterator[tuple[str, Log]]:
+    def logs(self) -> Iterator[tuple[str, Entries]]:
+        """(name, entries)."""
         for name, part in (("compressor", self.compressor), ("indexer", self.indexer)):
             if part is not None:
                 yield f"{name}.entries", part.entries
@@ -147,13 +144,18 @@ class State:
     """The decoding state of `batch` sequences of equal `length`, for a stack of layers.
 
     Reading: `length` (tokens consumed). Only the model writes; callers `rewind`,
-    `clone`, and store it with `to_tensors` / `load_tensors`.
+    `clone`, store it with `to_tensors` / `load_tensors`, and share its finished blocks.
     """
 
     def __init__(self, shape: StateShape) -> None:
         self.shape = shape
         self.length = 0
-        self.layers = [LayerState(shape, ratio) for ratio in shape.ratios]
+        made = layout(shape.config, shape.ratios, shape.packed)
+        self.table = BlockTable(made, shape.batch)
+        self.layers = [
+            LayerState(shape, ratio, self.table, sections)
+            for ratio, sections in zip(shape.ratios, made.layers, strict=True)
+        ]
 
     @classmethod
     def empty(
@@ -172,35 +174,33 @@ class State:
         return cls(StateShape(config, ratios, batch, rewind, packed))
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in all, so that growing to it copies nothing."""
-        for layer in self.layers:
-            for _, log in layer.logs():
-                log.reserve(length // layer.ratio)
+        """Have room for `length` tokens in all."""
+        self.table.reserve(length)
 
     @property
     def nbytes(self) -> int:
         """Bytes in use: rings, and entries up to `length`."""
-        total = 0
-        for layer in self.layers:
-            total += sum(ring.rows.nbytes for _, ring, _ in layer.rings())
-            for _, log in layer.logs():
-                total += log.rows[:, : self.length // layer.ratio].nbytes
-        return total
+        return self.ring_bytes + sum(
+            self.length // layer.ratio * log.section.stride * self.shape.batch
+            for layer in self.layers
+            for _, log in layer.logs()
+        )
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of the part that does not grow."""
+        return sum(ring.rows.nbytes for layer in self.layers for _, ring in layer.rings())
 
     @property
     def earliest(self) -> int:
         """The shortest length this state can be rewound to."""
-        low = 0
-        for layer in self.layers:
-            for _, ring, reach in layer.rings():
-                if ring.oldest:
-                    low = max(low, ring.oldest + reach)
-        return low
+        return max(ring.earliest for layer in self.layers for _, ring in layer.rings())
 
     def rewind(self, length: int) -> None:
         """Forget every token from position `length` on (to 0 from anywhere).
 
-        Raises StateError if `length` is ahead of the state or further back than it holds.
+        Blocks that are shared are copied before they can be written to again. Raises StateError
+        if `length` is ahead of the state or further back than it holds.
         """
         reachable = length in (0, self.length) or self.earliest <= length < self.length
         if not reachable:
@@ -209,10 +209,66 @@ class State:
                 f"it reaches back to {self.earliest}; clone() it earlier, or prefill again",
             )
         self.length = length
+        self.table.unseal(length)
         if length == 0:
             for layer in self.layers:
-                for _, ring, _ in layer.rings():
-                    ring.written = 0
+                for _, ring in layer.rings():
+                    ring.begin(0, 0)
+
+    def tail(self, length: int) -> Tensor:
+        """What is needed besides the blocks to go on from `length`, a whole number of blocks that
+        the state could be rewound to: rows of the rings, flat uint8."""
+        assert length % BLOCK == 0 and self.earliest <= length <= self.length
+        return torch.cat(
+            [
+                ring.read_stored(ring.needed(length), length).view(torch.uint8).flatten()
+                for layer in self.layers
+                for _, ring in layer.rings()
+            ]
+        )
+
+    def resume(self, blocks: list[Tensor], tail: Tensor) -> None:
+        """Make this empty state one that has seen the tokens of `blocks`, which stay shared.
+
+        `tail` is that of a state of the same length and shape. Raises StateError if it is not.
+        """
+        length = len(blocks) * BLOCK
+        rings = [ring for layer in self.layers for _, ring in layer.rings()]
+        sizes = [(length - ring.needed(length)) * ring.rows[:, 0].nbytes for ring in rings]
+        if tail.dtype != torch.uint8 or tail.numel() != sum(sizes):
+            raise StateError(
+                f"stored state does not belong to this model: a tail of {tail.numel()} bytes, "
+                f"expected {sum(sizes)}"
+            )
+        self._begin(blocks, length)
+        for ring, part in zip(rings, tail.split(sizes), strict=True):
+            first = ring.needed(length)
+            # A copy: a part of the tail may not lie where numbers of this kind can.
+            stored = part.clone().view(ring.format.dtype)
+            ring.begin(first, first)
+            ring.write_stored(first, stored.view(self.shape.batch, -1, ring.format.stored))
+
+    def resume_blind(self, blocks: list[Tensor], length: int) -> None:
+        """Make this empty state one of `length` tokens that has the entries of `blocks`, but not
+        the rows of its rings: they are zeros.
+
+        A layer sees as far back as its window, so a layer's rows are right again once the layers
+        below are and a window has passed: all are after `window * layers` tokens. What is
+        computed before is to be thrown away; entries that `blocks` hold stay as they are.
+        """
+        assert 0 <= length <= len(blocks) * BLOCK or not self.table.layout.nbytes
+        self._begin(blocks, length)
+        for layer in self.layers:
+            for _, ring in layer.rings():
+                ring.begin(ring.needed(length), length)
+
+    def _begin(self, blocks: list[Tensor], length: int) -> None:
+        assert self.length == 0
+        self.table.truncate(0)
+        for block in blocks:
+            self.table.append(block)
+        self.table.sealed = len(blocks) * BLOCK
+        self.length = length
 
     def clone(self) -> State:
         """An independent copy; continuing one leaves the other as it is."""
@@ -220,43 +276,48 @@ class State:
         other.load_tensors(self.to_tensors())
         return other
 
+    def __deepcopy__(self, memo: object) -> State:
+        return self.clone()
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything the state holds, as named tensors (copies)."""
         tensors = {"length": torch.tensor(self.length)}
-        for i, (layer, ratio) in enumerate(zip(self.layers, self.shape.ratios, strict=True)):
-            for name, ring, _ in layer.rings():
+        for i, layer in enumerate(self.layers):
+            for name, ring in layer.rings():
                 tensors[f"layers.{i}.{name}"] = ring.rows.clone()
-                tensors[f"layers.{i}.{name}.written"] = torch.tensor(ring.written)
+                tensors[f"layers.{i}.{name}.held"] = torch.tensor([ring.first, ring.written])
             for name, log in layer.logs():
-                count = self.length // ratio
-                tensors[f"layers.{i}.{name}"] = log.rows[:, :count].clone()
+                tensors[f"layers.{i}.{name}"] = log.read_stored(self.length // layer.ratio)
         return tensors
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `to_tensors` gave; raises StateError if it is another state's."""
-        want = self.to_tensors()
-        if set(want) != set(tensors) or tensors["length"].numel() != 1:
+        names = self.to_tensors().keys()
+        if names != tensors.keys() or tensors["length"].numel() != 1:
             raise StateError("stored state does not belong to this model: other tensor names")
         length = int(tensors["length"])
-        for i, (layer, ratio) in enumerate(zip(self.layers, self.shape.ratios, strict=True)):
-            for name, ring, _ in layer.rings():
-                self._check(f"layers.{i}.{name}", tensors, ring.rows, ring.rows.shape[1])
-            for name, log in layer.logs():
-                self._check(f"layers.{i}.{name}", tensors, log.rows, length // ratio)
         for i, layer in enumerate(self.layers):
-            for name, ring, _ in layer.rings():
-                ring.rows = tensors[f"layers.{i}.{name}"].clone()
-                ring.written = int(tensors[f"layers.{i}.{name}.written"])
+            for name, ring in layer.rings():
+                self._check(f"layers.{i}.{name}", tensors, ring.format, ring.rows.shape[1])
             for name, log in layer.logs():
-                log.rows = tensors[f"layers.{i}.{name}"].clone()
+                count = length // layer.ratio
+                self._check(f"layers.{i}.{name}", tensors, log.section.format, count)
+        self.table.truncate(0)
+        self.table.sealed = 0
+        self.reserve(length)
+        for i, layer in enumerate(self.layers):
+            for name, ring in layer.rings():
+                ring.rows = tensors[f"layers.{i}.{name}"].clone()
+                ring.begin(*tensors[f"layers.{i}.{name}.held"].tolist())
+            for name, log in layer.logs():
+                log.write_stored(0, tensors[f"layers.{i}.{name}"])
         self.length = length
 
-    @staticmethod
-    def _check(name: str, tensors: dict[str, Tensor], like: Tensor, count: int) -> None:
-        """Whether the tensor called `name` holds `count` rows of the kind of `like` [B, n, S]."""
-        found, shape = tensors[name], [like.shape[0], count, like.shape[2]]
-        if list(found.shape) != shape or found.dtype != like.dtype:
+    def _check(self, name: str, tensors: dict[str, Tensor], format: RowFormat, count: int) -> None:
+        """Whether the tensor called `name` holds `count` rows of a format."""
+        found, shape = tensors[name], [self.shape.batch, count, format.stored]
+        if list(found.shape) != shape or found.dtype != format.dtype:
             raise StateError(
                 f"stored state does not belong to this model: {name} is {found.dtype} "
-                f"{list(found.shape)}, expected {like.dtype} {shape}"
+                f"{list(found.shape)}, expected {format.dtype} {shape}"
             )

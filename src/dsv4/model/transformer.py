@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -38,6 +39,16 @@ class Output:
     logits_BTV: Tensor
     streams_BTSD: Tensor
     routing: tuple[Routing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next tokens `ids_T` of a sequence, and its state (of one sequence), which they extend;
+    logits are computed for the last `wanted` of them."""
+
+    ids_T: Tensor
+    state: State
+    wanted: int
 
 
 class Transformer(nn.Module):
@@ -100,16 +111,65 @@ class Transformer(nn.Module):
             state = self.new_state(ids_BT.shape[0])
         whole = ops.fused("model", self, self.numerics)
         if whole is not None and state is not None:
-            logits_BTV, streams, scores_LNE, experts_LNK = whole(
-                ids_BT, start, state.layers, last_only
+            B, T = ids_BT.shape
+            state.reserve(start + T)
+            numbers_BT = torch.arange(B * T).view(B, T)
+            wanted = numbers_BT[:, -1] if last_only else numbers_BT.flatten()
+            logits, streams, scores_LNE, experts_LNK = whole(
+                ids_BT.flatten(), [(state.layers, T, start)], wanted
             )
             rows = zip(scores_LNE.unbind(), experts_LNK.unbind(), strict=True)
-            output = Output(logits_BTV, streams, tuple(Routing(*row) for row in rows))
+            output = Output(
+                logits.unflatten(0, (B, -1)),
+                streams.unflatten(0, (B, T)),
+                tuple(Routing(*row) for row in rows),
+            )
         else:
             output = self._layer_by_layer(ids_BT, start, state, last_only)
         if state is not None:
             state.length += ids_BT.shape[1]
         return output
+
+    def forward_many(self, pieces: Sequence[Piece]) -> list[Output]:
+        """What `forward` gives for every piece, all of them computed together where the backend
+        can: a token's numbers are the same either way.
+
+        Raises UsageError as `forward` does, before anything is computed.
+        """
+        starts = [self._check(piece.ids_T[None], piece.state) for piece in pieces]
+        whole = ops.fused("model", self, self.numerics)
+        if whole is None:
+            return [self._alone(piece) for piece in pieces]
+        runs, wanted, total = [], [], 0
+        for piece, start in zip(pieces, starts, strict=True):
+            T = piece.ids_T.numel()
+            piece.state.reserve(start + T)
+            runs.append((piece.state.layers, T, start))
+            total += T
+            wanted.append(torch.arange(total - piece.wanted, total))
+        ids_N = torch.cat([piece.ids_T for piece in pieces])
+        logits_WV, streams_NSD, scores_LNE, experts_LNK = whole(ids_N, runs, torch.cat(wanted))
+        lengths = [T for _, T, _ in runs]
+        outputs = []
+        for piece, logits, streams, scores, experts in zip(
+            pieces,
+            logits_WV.split([piece.wanted for piece in pieces]),
+            streams_NSD.split(lengths),
+            scores_LNE.split(lengths, 1),
+            experts_LNK.split(lengths, 1),
+            strict=True,
+        ):
+            piece.state.length += piece.ids_T.numel()
+            rows = zip(scores.unbind(), experts.unbind(), strict=True)
+            outputs.append(
+                Output(logits[None], streams[None], tuple(Routing(*row) for row in rows))
+            )
+        return outputs
+
+    def _alone(self, piece: Piece) -> Output:
+        output = self(piece.ids_T[None], piece.state, last_only=piece.wanted <= 1)
+        logits_BTV = output.logits_BTV[:, output.logits_BTV.shape[1] - piece.wanted :]
+        return Output(logits_BTV, output.streams_BTSD, output.routing)
 
     def _layer_by_layer(
         self, ids_BT: Tensor, start: int, state: State | None, last_only: bool

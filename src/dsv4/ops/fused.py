@@ -69,6 +69,11 @@ def available() -> bool:
     return all(entry.builder is not None for entry in KINDS.values())
 
 
+def arithmetic() -> str:
+    """Whose arithmetic the fused forms are, in words: the same words, the same bits."""
+    return f"{KINDS['model'].backend}: {KINDS['model'].reason}"
+
+
 def _build(entry: Fused, module: nn.Module) -> Any | None:
     if entry.builder is None:
         return None

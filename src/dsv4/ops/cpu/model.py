@@ -1,7 +1,7 @@
 """A whole forward pass as one native call.
 
-Shapes: B batch, T tokens, N = B * T tokens in one row, S residual streams, D hidden channels,
-L layers, E experts, K experts per token, V vocabulary.
+Shapes: N tokens of all sequences in one row, S residual streams, D hidden channels, L layers,
+E experts, K experts per token, W tokens whose logits are wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from dsv4.ops.cpu.handles import Handles
 from dsv4.ops.cpu.native import native
 from dsv4.ops.cpu.sublayers import Attention, Collapse, Mixture, connections
-from dsv4.ops.cpu.views import addresses, reached
+from dsv4.ops.cpu.views import reached, views
 
 
 class Model:
@@ -40,32 +40,42 @@ class Model:
         )
 
     def __call__(
-        self, ids_BT: Tensor, start: int, states: Sequence[Any], last_only: bool
+        self, ids_N: Tensor, runs: Sequence[tuple[Sequence[Any], int, int]], wanted_W: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(logits `[B, T or 1, V]`, streams after the last layer `[B, T, S, D]`, affinities
-        `[L, N, E]`, chosen experts `[L, N, K]`). Extends `states`, one per layer.
+        """(logits `[W, V]` of the tokens numbered `wanted_W`, streams after the last layer
+        `[N, S, D]`, affinities `[L, N, E]`, chosen experts `[L, N, K]`).
+
+        Every run is (states of the layers, tokens, position of the first); the states, with room
+        for these tokens, are extended.
         """
-        B, T = ids_BT.shape
-        L = len(self._layers)
-        ids_BT = ids_BT.long().contiguous()
-        streams_BTSD = torch.empty(B, T, self._streams, self._hidden)
-        scores_LNE = torch.empty(L, B * T, self._experts)
-        experts_LNK = torch.empty(L, B * T, self._chosen, dtype=torch.int64)
-        logits_BTV = torch.empty(B, 1 if last_only else T, self._vocabulary)
+        N, L = ids_N.numel(), len(self._layers)
+        ids_N, wanted_W = ids_N.long().contiguous(), wanted_W.contiguous()
+        streams_NSD = torch.empty(N, self._streams, self._hidden)
+        scores_LNE = torch.empty(L, N, self._experts)
+        experts_LNK = torch.empty(L, N, self._chosen, dtype=torch.int64)
+        logits_WV = torch.empty(wanted_W.numel(), self._vocabulary)
+        extents, sequences = [], [[] for _ in self._layers]  # type: ignore[var-annotated]
+        for states, tokens, start in runs:
+            for seen, state in zip(sequences, states, strict=True):
+                seen += views(state)
+            batch = len(sequences[0]) - len(extents)
+            extents += [(tokens, start, states[0].table.sealed)] * batch
         self._native.run(
-            ids_BT.data_ptr(),
-            T,
-            start,
-            [addresses(state, B, start + T) for state in states],
-            streams_BTSD.data_ptr(),
+            ids_N.data_ptr(),
+            N,
+            extents,
+            sequences,
+            streams_NSD.data_ptr(),
             scores_LNE.data_ptr(),
             experts_LNK.data_ptr(),
-            logits_BTV.data_ptr(),
-            last_only,
+            logits_WV.data_ptr(),
+            wanted_W.data_ptr(),
+            wanted_W.numel(),
         )
-        for state in states:
-            reached(state, start + T)
-        return logits_BTV, streams_BTSD, scores_LNE, experts_LNK
+        for states, tokens, start in runs:
+            for state in states:
+                reached(state, start + tokens)
+        return logits_WV, streams_NSD, scores_LNE, experts_LNK
 
 
 def model(module: Any) -> Model | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsv4.ops.cpu.handles import Handles, require, stored_matrix
 from dsv4.ops.cpu.native import native
-from dsv4.ops.cpu.views import addresses, reached
+from dsv4.ops.cpu.views import reached, views
 
 
 class Connection:
@@ -150,10 +150,8 @@ class Attention:
         """Output `[B, T, D]` of tokens at positions `start ...`; extends `state`."""
         B, T, D = x_BTD.shape
         y_BTD = torch.empty(B, T, D)
-        for b, view in enumerate(addresses(state, B, start + T)):
-            self.native.run(
-                x_BTD.data_ptr() + 4 * b * T * D, T, start, view, y_BTD.data_ptr() + 4 * b * T * D
-            )
+        extents = [(T, start, state.table.sealed)] * B
+        self.native.run(x_BTD.data_ptr(), extents, views(state), y_BTD.data_ptr())
         reached(state, start + T)
         return y_BTD
 

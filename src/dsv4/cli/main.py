@@ -22,7 +22,7 @@ from dsv4.version import __version__
 COMMANDS = {
     "chat": "Talk to a model in the terminal.",
     "generate": "Continue a text, or answer a prompt, once.",
-    "serve": "Serve a model over HTTP with the DeepSeek and OpenAI API.",
+    "serve": "Serve a model over HTTP with the APIs of DeepSeek, OpenAI and Anthropic.",
     "logits": "Write the logits of given tokens to a safetensors file.",
     "score": "Measure how well a model predicts a text.",
     "bench": "Measure how fast a model runs on this machine.",

@@ -14,6 +14,7 @@ from dsv4.cli.options import (
     OptionalModel,
     ThreadsOption,
 )
+from dsv4.errors import UsageError
 
 
 def serve(
@@ -40,6 +41,12 @@ def serve(
         Path | None,
         typer.Option(help="A file with one key per line.", metavar="FILE"),
     ] = None,
+    accounts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file of keys with budgets and limits (docs/server.md).", metavar="FILE"
+        ),
+    ] = None,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,16 +64,28 @@ def serve(
     /v1/models, /health, /metrics; all of them in docs/server.md. Requests are
     computed together; those that find no place wait in a queue.
 
+    A web page to talk with the model is at /.
+
     Ctrl-C or SIGTERM refuses new requests and lets answers under way end; a
     second one stops at once.
     """
     import dsv4
     from dsv4.cli.loading import load
     from dsv4.server.accounts import Keys, read_keys
+    from dsv4.server.ledger_file import open_ledger
     from dsv4.server.run import run
     from dsv4.server.settings import Settings
 
-    accounts = Keys(read_keys(api_key or (), api_key_file))
+    if accounts is not None and (api_key or api_key_file):
+        raise UsageError("keys are given twice", "either --accounts or --api-key, --api-key-file")
     settings = Settings(per_key=per_key, drain_seconds=drain_seconds, origins=tuple(cors or ()))
     engine = dsv4.Engine(load(model, numerics, threads, memory_limit), queue=queue)
-    run(engine, host=host, port=port, accounts=accounts, settings=settings)
+    if accounts is None:
+        keys = Keys(read_keys(api_key or (), api_key_file))
+        run(engine, host=host, port=port, accounts=keys, settings=settings)
+        return
+    ledger = open_ledger(accounts)
+    try:
+        run(engine, host=host, port=port, accounts=ledger, settings=settings)
+    finally:
+        ledger.close()

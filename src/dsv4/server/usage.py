@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
+from dsv4.server.desk import key_of
 from dsv4.server.ledger import Ledger
 
 
@@ -19,11 +20,3 @@ def mount(app: FastAPI, ledger: Ledger) -> None:
 
     for prefix in ("", "/v1"):
         app.add_api_route(f"{prefix}/usage", usage, methods=["GET"], include_in_schema=False)
-
-
-def key_of(request: Request) -> str | None:
-    """The key a request brings: a bearer token or x-api-key."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    return request.headers.get("x-api-key")

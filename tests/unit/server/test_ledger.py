@@ -12,13 +12,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from tests.serving import HELLO, Build, client
 
 from dsv4.chat.answer import Usage
 from dsv4.errors import ConfigError, RequestError
 from dsv4.pricing.price import Tokens
-from dsv4.server import usage as usage_routes
 from dsv4.server.ledger import Ledger
 from dsv4.server.ledger_file import open_ledger
 from dsv4.server.ledger_store import Entry, Store, Used
@@ -133,18 +131,32 @@ def test_usage_is_remembered(opened: Open, tmp_path: Path) -> None:
     assert [row["day"] for row in ben["days"]] == ["2026-08-20"]
 
 
-def test_usage_over_http(opened: Open) -> None:
-    ledger = opened(KEYS.replace("budget = 0.01", "budget = 0"))
-    app = FastAPI()
-    usage_routes.mount(app, ledger)
+def test_a_budget_is_spent_over_http(opened: Open, scripted: Build) -> None:
+    ledger = opened(KEYS.replace("budget = 0.01", "budget = 0.00002"))
+    ask = {"model": "scripted", "messages": HELLO, "max_tokens": 9}
 
-    def names(key: str) -> list[str]:
-        with TestClient(app) as http:
-            answer = http.get("/v1/usage", headers={"Authorization": f"Bearer {key}"})
-        return [row["name"] for row in answer.json()["keys"]]
+    def headers(key: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"}
 
-    assert names("sk-ann-0001") == ["ann"]  # spent, and may still look
-    assert names("sk-eve-0003") == ["ann", "ben", "eve"]
+    ann, eve = headers("sk-ann-0001"), headers("sk-eve-0003")
+    with client(scripted("some words"), ledger) as http:
+        answer = http.post("/v1/chat/completions", json=ask, headers=ann).json()
+        assert answer["choices"][0]["message"]["content"] == "some word"
+        refused = http.post("/v1/chat/completions", json=ask, headers=ann)
+        assert refused.status_code == 402
+        assert refused.json()["error"]["message"] == "Insufficient Balance"
+        # One that has nothing left may still look.
+        assert http.get("/user/balance", headers=ann).json()["is_available"] is False
+        own = http.get("/v1/usage", headers=ann).json()
+        assert [row["name"] for row in own["keys"]] == ["ann"]
+        assert own["total"]["completion_tokens"] == answer["usage"]["completion_tokens"] == 9
+        assert own["total"]["prompt_cache_miss_tokens"] == answer["usage"]["prompt_tokens"]
+        assert Decimal(own["total"]["cost"]) == ledger.spent("ann") > Decimal("0.00002")
+        every = http.get("/usage", headers=eve).json()
+        assert [row["name"] for row in every["keys"]] == ["ann", "ben", "eve"]
+        assert every["total"]["cost"] == own["total"]["cost"]
+        assert http.get("/usage").status_code == 401
+        assert http.get("/web/about.json").json()["price"] == "deepseek-v4-flash"
 
 
 def test_one_server_has_the_file(opened: Open) -> None:

@@ -123,6 +123,7 @@ def test_the_conversation_system_prompt_and_settings_are_sent(page: Open, script
     seen = asked(engine)
     shown = page(engine)
     shown.setting("#system", "Be brief.")
+    assert shown.text("#system-line") == "System prompt: Be brief."
     shown.setting("#temperature", "0.3")
     shown.setting("#max-tokens", "77")
     shown.ask("one")
@@ -304,3 +305,39 @@ def test_a_phone(page: Open, scripted: Build) -> None:
     shown.until(lambda: shown.visible(".talk"))
     shown.press(Keys.ESCAPE)
     shown.until(lambda: not shown.visible("#side"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_can_be_read(page: Open, scripted: Build, theme: str) -> None:
+    shown = page(scripted("x"))
+    shown.emulate(theme=theme)
+    style = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])"
+
+    def light(name: str) -> float:
+        color = shown.run(style, f"--{name}").strip().removeprefix("#")
+        parts = [int(color[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    grounds = {"text": "page side raised soft code", "dim": "page side raised soft code"}
+    grounds |= {"accent": "page", "accent-text": "accent", "bad": "bad-soft"}
+    grounds |= {f"hl-{kind}": "code" for kind in ("comment", "string", "number", "word")}
+    for ink, names in grounds.items():
+        for ground in names.split():
+            dark, bright = sorted((light(ink), light(ground)))
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+
+
+def test_everything_has_a_name(page: Open, scripted: Build) -> None:
+    shown = page(scripted("a</think>```\ncode\n```"))
+    shown.mode("high")
+    shown.ask("hello")
+    nameless = shown.run(
+        "return [...document.querySelectorAll('button, input, textarea, select')].filter((one) =>"
+        " !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length))"
+        ".map((one) => one.outerHTML)"
+    )
+    assert nameless == []
+    shown.press(Keys.TAB)
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert shown.run(outline) == "solid"

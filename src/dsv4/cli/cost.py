@@ -51,7 +51,7 @@ def cost(
     ] = None,
     prices: Annotated[
         Path | None,
-        typer.Option(help="More prices: a TOML or JSON file (docs/server.md).", metavar="FILE"),
+        typer.Option(help="More prices: a TOML or JSON file (docs/accounts.md).", metavar="FILE"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -44,7 +44,7 @@ def serve(
     accounts: Annotated[
         Path | None,
         typer.Option(
-            help="A TOML file of keys with budgets and limits (docs/server.md).", metavar="FILE"
+            help="A TOML file of keys with budgets and limits (docs/accounts.md).", metavar="FILE"
         ),
     ] = None,
     cors: Annotated[

@@ -37,7 +37,7 @@ def read_prices(path: Path) -> Prices:
         return _prices(values)
     except _Wrong as error:
         raise ConfigError(
-            f"{path}: {error}", "docs/server.md describes the file of prices"
+            f"{path}: {error}", "docs/accounts.md describes the file of prices"
         ) from error
 
 

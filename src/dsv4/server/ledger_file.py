@@ -14,7 +14,7 @@ from dsv4.pricing.price import PricedModel, Prices
 from dsv4.server.ledger import Holder, Ledger
 from dsv4.server.ledger_store import Store
 
-HINT = "docs/server.md describes the file of keys"
+HINT = "docs/accounts.md describes the file of keys"
 
 Budget = Annotated[Decimal, Field(ge=0, lt=10**9, strict=False)]
 Limit = Annotated[int, Field(ge=1)]

@@ -75,11 +75,25 @@ function show(talk) {
   $("title").textContent = talk.title;
   document.title = talk.messages.length ? `${talk.title} - dsv4` : "dsv4";
   setMode(talk.mode);
+  showSystem();
   for (const message of talk.messages) addView(message);
   showEmpty();
   refresh();
   showList();
   scrollDown();
+}
+
+/** The system prompt, in a line above the messages. */
+function showSystem() {
+  $("system-line")?.remove();
+  const text = state.talk.system.trim();
+  if (!text) return;
+  const line = el(
+    "button",
+    { type: "button", id: "system-line", className: "system quiet", title: "Change the system prompt", onclick: settingsDialog },
+    `System prompt: ${text}`,
+  );
+  $("thread").prepend(line);
 }
 
 function setMode(mode) {
@@ -350,6 +364,7 @@ function settingsDialog() {
     state.settings = { ...state.settings, temperature, maxTokens, price };
     talks.saveSettings(state.settings);
     if (state.talk.messages.length) store(state.talk);
+    showSystem();
     refresh();
     if (values.keyChanged) connect();
   });

@@ -16,7 +16,7 @@ export function question(message, on) {
   const actions = el("div", { className: "actions" }, copyButton(() => message.text));
   const root = el("article", { className: "message user", "aria-label": "You" });
   const edit = () => {
-    const area = el("textarea", { value: message.text, "aria-label": "Edit the message", rows: 3 });
+    const area = el("textarea", { value: message.text, "aria-label": "Edit the message", rows: 1 });
     const close = () => root.replaceChildren(...shown);
     const send = () => {
       close();
@@ -100,7 +100,7 @@ export function answer(message, on) {
     wait.hidden = !running || Boolean(message.text) || !fold.hidden;
     content.update(message.text);
     root.setAttribute("aria-busy", String(running));
-    actions.hidden = running;
+    actions.hidden = running || (Boolean(message.error) && !message.text);
     copies.hidden = !message.text;
     retry.hidden = Boolean(message.error);
     facts.replaceChildren(...describe(message, on).map((fact) => el("span", {}, fact)));

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -116,3 +120,15 @@ def test_messages(claude: anthropic.Anthropic) -> None:
 def test_models(api: openai.OpenAI) -> None:
     assert api.models.list().data[0].id == "nano"
     assert api.models.retrieve("nano").id == "nano"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+COMMANDS = [line for line in DOCS.splitlines() if line.startswith("curl ")]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_manual(base: str, command: str) -> None:
+    words = shlex.split(command.replace("http://127.0.0.1:8000", base))
+    done = subprocess.run([*words, "-sS", "--fail-with-body"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -27,6 +27,7 @@ class Store(Protocol):
     def get(self, kind: Kind, key: bytes) -> bytearray | None: ...
     def get_many(self, kind: Kind, keys: Sequence[bytes]) -> list[bytearray]: ...
     def put(self, kind: Kind, key: bytes, parts: Sequence[memoryview]) -> None: ...
+    def touch(self, kind: Kind, keys: Sequence[bytes]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -87,6 +88,8 @@ class PrefixCache:
         self.queries += len(keys) * BLOCK
         hit = self._find(keys)
         self.hits += hit.length
+        if self.store is not None and hit.nodes:
+            self.store.touch("block", [node.key for node in hit.nodes])
         return hit
 
     def _find(self, keys: Sequence[bytes]) -> Hit:

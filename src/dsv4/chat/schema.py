@@ -31,8 +31,19 @@ _REMARKS = ("title", "description", "default", "examples", "$schema", "$id", "$c
 _SCHEMA_KEYS = ("additionalProperties", "items", "unevaluatedProperties", "unevaluatedItems")
 _LIST_KEYS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _MAP_KEYS = ("properties", "patternProperties", "$defs", "definitions")
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "enum": list,
+    "required": list,
+    "format": str,
+    "$ref": str,
+    **dict.fromkeys(_NUMBERS, (int, float)),
+}
+"""What the value of a keyword must be; it is left out otherwise."""
 _ROOT = "#/$defs/_root"
 _ANYTHING = ".*"
+_LOOKS = re.compile(r"\(\?[=!<]|\\[1-9bBk]")
+"""What no grammar can do: look around, and back at groups."""
 _REPEATS = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 _HEX = "[0-9a-fA-F]"
@@ -220,12 +231,15 @@ def _simple(schema: object) -> dict[str, Any] | bool:
         simple["type"] = next(iter(types)) if len(types) == 1 else sorted(types)
     if simple.get("properties"):
         simple.setdefault("additionalProperties", False)
+    for key, kinds in _KINDS.items():
+        if key in simple and not isinstance(simple[key], kinds):
+            del simple[key]
     for key in ("minLength", "maxLength"):
         bound = simple.get(key)
         if bound is not None and not (isinstance(bound, int) and 0 <= bound <= MOST_LENGTH):
             del simple[key]
     pattern = simple.pop("pattern", None)
-    if isinstance(pattern, str) and _is_small(pattern):
+    if isinstance(pattern, str) and _is_small(pattern) and not _LOOKS.search(pattern):
         simple["pattern"] = _whole(pattern)
     elif simple.get("format") in _FORMATS:
         simple["pattern"] = _FORMATS[simple.pop("format")]

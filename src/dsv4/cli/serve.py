@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ from dsv4.cli.options import (
 )
 from dsv4.errors import UsageError
 
+Mode = Literal["auto", "on", "off"]
+
 
 def serve(
     model: OptionalModel = DEFAULT_MODEL,
@@ -25,6 +27,27 @@ def serve(
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 1024,
+    running: Annotated[
+        int, typer.Option(help="Requests that are computed together.", min=1, max=1024)
+    ] = 64,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for conversations, running and kept; a quarter of the machine's unless "
+            "given.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    kv_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep conversations in this folder too: they outlive the server.", metavar="DIR"
+        ),
+    ] = None,
+    kv_disk: Annotated[str, typer.Option(help="What the folder may hold.", metavar="SIZE")] = "16G",
+    speculation: Annotated[
+        Mode, typer.Option(help="Guess tokens ahead, where the model can: it changes no answer.")
+    ] = "auto",
     per_key: Annotated[
         int | None,
         typer.Option(help="Requests that one key may have under way; more get 429.", min=1),
@@ -69,9 +92,11 @@ def serve(
     Ctrl-C or SIGTERM refuses new requests and lets answers under way end; a
     second one stops at once.
     """
+    from contextlib import ExitStack, closing
+
     import dsv4
-    from dsv4.cli.loading import load
-    from dsv4.server.accounts import Keys, read_keys
+    from dsv4.cli.loading import load, parse_size
+    from dsv4.server.accounts import Accounts, Keys, read_keys
     from dsv4.server.ledger_file import open_ledger
     from dsv4.server.run import run
     from dsv4.server.settings import Settings
@@ -79,13 +104,19 @@ def serve(
     if accounts is not None and (api_key or api_key_file):
         raise UsageError("keys are given twice", "either --accounts or --api-key, --api-key-file")
     settings = Settings(per_key=per_key, drain_seconds=drain_seconds, origins=tuple(cors or ()))
-    engine = dsv4.Engine(load(model, numerics, threads, memory_limit), queue=queue)
-    if accounts is None:
-        keys = Keys(read_keys(api_key or (), api_key_file))
-        run(engine, host=host, port=port, accounts=keys, settings=settings)
-        return
-    ledger = open_ledger(accounts)
-    try:
-        run(engine, host=host, port=port, accounts=ledger, settings=settings)
-    finally:
-        ledger.close()
+    with ExitStack() as at_end:
+        who: Accounts
+        if accounts is None:
+            who = Keys(read_keys(api_key or (), api_key_file))
+        else:
+            who = at_end.enter_context(closing(open_ledger(accounts)))
+        engine = dsv4.Engine(
+            load(model, numerics, threads, memory_limit),
+            queue=queue,
+            running=running,
+            kv_memory=None if kv_memory is None else parse_size(kv_memory),
+            kv_folder=kv_folder,
+            kv_disk=parse_size(kv_disk),
+            speculation=speculation,
+        )
+        run(engine, host=host, port=port, accounts=who, settings=settings)

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from dsv4.chat.engine import Engine
 from dsv4.engine.service import RETRY_AFTER
@@ -27,6 +28,13 @@ from dsv4.server.status import Status
 from dsv4.version import __version__
 
 
+class _Application(FastAPI):
+    """Its conduct stands outside of all else: an answer that reports a bug has its id too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Conduct(super().build_middleware_stack(), self.state.desk.settings.origins)
+
+
 def create_app(
     engine: Engine, accounts: Accounts | None = None, settings: Settings | None = None
 ) -> FastAPI:
@@ -40,11 +48,10 @@ def create_app(
         yield
         await asyncio.to_thread(engine.close)
 
-    settings = settings or Settings()
-    app = FastAPI(
+    app = _Application(
         title="dsv4", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    desk = app.state.desk = Desk(engine, accounts or Keys(), settings)
+    desk = app.state.desk = Desk(engine, accounts or Keys(), settings or Settings())
     routes.add(app, routes.routes(Handlers(desk), Status(desk)))
     if isinstance(accounts, Ledger):
         usage.mount(app, accounts)
@@ -53,7 +60,6 @@ def create_app(
     for kind in (Dsv4Error, RequestValidationError, RecursionError, Exception):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Conduct, origins=settings.origins)
     return app
 
 

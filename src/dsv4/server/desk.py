@@ -58,7 +58,7 @@ class Desk:
         self.settings = settings
         self.metrics = Metrics(engine)
         model = engine.model
-        self.names = Names(model.name, model.config.max_position_embeddings)
+        self.names = Names(model.name, engine.context)
         self.fingerprint = f"dsv4-{__version__}-{model.numerics}"
         self.draining = False
         """Whether new requests are refused, as the server is about to stop."""

@@ -103,8 +103,11 @@ class Handlers:
         else:
             ids = await asyncio.to_thread(asked.ids, self._engine.model.tokenizer)
         tokenizer = self._engine.model.tokenizer
-        context = self._engine.model.config.max_position_embeddings
-        answer: dict[str, Any] = {"count": len(ids), "max_model_len": context, "tokens": ids}
+        answer: dict[str, Any] = {
+            "count": len(ids),
+            "max_model_len": self._engine.context,
+            "tokens": ids,
+        }
         if asked.return_token_strs:
             answer["token_strs"] = [tokenizer.token(index) for index in ids]
         return Json(answer)

@@ -138,8 +138,12 @@ class CountBody(SamplingFields):
         for i, turn in enumerate(self.messages):
             where = f"messages.{i}"
             if turn.role == "assistant":
-                last = i == len(self.messages) - 1
-                yield _assistant(turn.content, where) | ({"prefix": True} if last else {})
+                message = _assistant(turn.content, where)
+                if i == len(self.messages) - 1:
+                    if "tool_calls" in message:
+                        raise RequestError(f"{where}: tool_use without a tool_result", param=where)
+                    message["prefix"] = True
+                yield message
             elif turn.role == "system":
                 yield {"role": "system", "content": _text(turn.content, where)}
             else:

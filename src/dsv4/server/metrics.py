@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from dsv4.chat.answer import Usage
 from dsv4.chat.engine import Engine
@@ -15,19 +18,47 @@ _TIMES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 60
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+class _Engine(Collector):
+    """What the engine says of itself when it is asked."""
+
+    def __init__(self, served: Engine) -> None:
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        service = self._served.service
+        memory = service.core.memory
+        for name, text, value in (
+            ("num_requests_running", "Requests that are computed", service.running),
+            ("num_requests_waiting", "Requests that wait", service.waiting),
+            (
+                "kv_cache_usage_perc",
+                "Share of the memory for states",
+                memory.used / memory.capacity,
+            ),
+        ):
+            yield self._one(GaugeMetricFamily, name, text, value)
+        count = service.core.counters.preemptions
+        yield self._one(CounterMetricFamily, "num_preemptions", "Requests put back to wait", count)
+
+    def _one(
+        self,
+        kind: type[GaugeMetricFamily | CounterMetricFamily],
+        name: str,
+        text: str,
+        value: float,
+    ) -> Metric:
+        family = kind(f"vllm:{name}", text, labels=["model_name"])
+        family.add_metric([self._served.model.name], value)
+        return family
+
+
 class Metrics:
     """The counters of one application, in a registry of their own."""
 
     def __init__(self, served: Engine) -> None:
         self._registry = CollectorRegistry()
         self._model = served.model.name
-        service = served.service
-        for name, text, read in (
-            ("num_requests_running", "Requests that are computed", lambda: service.running),
-            ("num_requests_waiting", "Requests that wait", lambda: service.waiting),
-        ):
-            gauge = Gauge(f"vllm:{name}", text, ["model_name"], registry=self._registry)
-            gauge.labels(self._model).set_function(read)
+        self._registry.register(_Engine(served))
         self.prompt = self._counter("prompt_tokens", "Tokens of prompts")
         self.generation = self._counter("generation_tokens", "Tokens of answers")
         self.queries = self._counter("prefix_cache_queries", "Tokens looked up in the cache")

@@ -47,14 +47,21 @@ def conversation(instructions: str | None, items: str | Sequence[Any]) -> list[d
             turn.setdefault("tool_calls", []).append(_call(item, kind, where))
         elif kind in ("function_call_output", "custom_tool_call_output"):
             output = item.get("output")
-            text = output if isinstance(output, str) else _text(output, where)
+            result = [_part(part) for part in output] if isinstance(output, list) else output
             call = _string(item, "call_id", where)
-            messages.append({"role": "tool", "tool_call_id": call, "content": text})
+            messages.append({"role": "tool", "tool_call_id": call, "content": result})
         else:
             raise RequestError(
                 f"{where}: items of type {str(kind)[:40]!r} are not supported", param=where
             )
     return messages
+
+
+def _part(part: object) -> object:
+    """A part of an output as chats have it; of those that are no text only the type is told."""
+    if isinstance(part, Mapping) and part.get("type") in _TEXTS:
+        return {"type": "text", "text": part.get("text")}
+    return part
 
 
 def _add_message(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) -> None:

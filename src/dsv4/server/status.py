@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import Request
 from fastapi.responses import Response
 
@@ -34,7 +36,7 @@ class Status:
     async def integrity(self, request: Request) -> Response:
         """What the engine finds when it checks itself."""
         self._desk.looking(request)
-        return Json(self._desk.engine.integrity())
+        return Json(await asyncio.to_thread(self._desk.engine.integrity))
 
     async def health(self) -> Response:
         """Alive, and what it is doing. Needs no key."""

@@ -335,6 +335,8 @@ class Dict:
         found = takewhile(lambda data: data is not None, (self.get(kind, key) for key in keys))
         return [data for data in found if data is not None]
 
+    def touch(self, kind: str, keys: list[bytes]) -> None: ...
+
     def put(self, kind: str, key: bytes, parts: Iterator[memoryview]) -> None:
         self.records[kind, key] = b"".join(parts)
 

@@ -361,7 +361,7 @@ def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(
         response = http.post("/v1/chat/completions", json=body())
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
-        assert "secret" not in response.text
+        assert "secret" not in response.text and response.headers["x-request-id"]
         streamed = http.post("/v1/chat/completions", json=body(stream=True)).text
         assert '"error"' in streamed and "[DONE]" not in streamed
         assert 'finish_reason": "stop' not in streamed

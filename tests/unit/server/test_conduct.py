@@ -13,10 +13,13 @@ import pytest
 from tests.serving import HELLO, Build, chunks, client, named, served, wait
 
 from dsv4.chat.answer import Usage
+from dsv4.chat.request import Request
 from dsv4.engine.sampler import Sampler
 from dsv4.errors import RequestError, UsageError
+from dsv4.server import job
 from dsv4.server.accounts import Keys, key_name, read_keys, unknown_key
 from dsv4.server.app import create_app
+from dsv4.server.metrics import Metrics
 from dsv4.server.settings import Settings
 
 CHAT = {"model": "scripted", "messages": HELLO}
@@ -297,3 +300,21 @@ def test_prompts_are_not_logged(
         http.post("/v1/chat/completions", json=secret | {"stream": True})
         named(http.post("/v1/messages", json=MESSAGE | {"system": "hush", "stream": True}).text)
     assert "hush" not in caplog.text
+
+
+def test_a_slow_reader_is_given_up(scripted: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "MOST_UNREAD", 10)
+    engine = scripted("a" * 4000)
+    prepared = engine.prepare(Request(HELLO, effort="none", max_tokens=4000))
+
+    async def read() -> list[Any]:
+        slow = job.Job(engine, prepared, Metrics(engine), lambda _, usage: used.append(usage))
+        while engine.service.running or engine.service.waiting:
+            await asyncio.sleep(0.01)
+        return [event async for event in slow.events(5, 5)]
+
+    used: list[Usage] = []
+    with pytest.raises(RequestError, match="too slowly"):
+        asyncio.run(read())
+    engine.close()
+    assert used[0].completion < 20

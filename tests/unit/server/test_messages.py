@@ -215,6 +215,18 @@ def test_count_tokens(scripted: Build, path: str) -> None:
         ),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, None),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, 400, None),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "tool_use", "id": "t", "name": "x", "input": {}}],
+                    }
+                ]
+            },
+            400,
+            "invalid_request_error",
+        ),
         ({"tools": [{"name": "x", "type": "bash_20250124"}]}, 400, None),
         ({"tool_choice": {"type": "tool", "name": "x"}}, 400, None),
         ({"tool_choice": {"type": "tool"}}, 400, None),

@@ -172,7 +172,7 @@ def test_items_become_messages() -> None:
             ],
         },
         {"role": "tool", "tool_call_id": "c1", "content": "one"},
-        {"role": "tool", "tool_call_id": "c2", "content": "two"},
+        {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "two"}]},
         {
             "role": "assistant",
             "content": "",
@@ -240,7 +240,8 @@ def test_logprobs_travel_with_the_next_delta() -> None:
         ({"input": 5}, 422),
         ({"input": [{"type": "nonsense"}]}, 400),
         ({"input": [{"type": "function_call"}]}, 400),
-        ({"input": [{"type": "function_call_output", "call_id": "x"}]}, 400),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": 5}]}, 400),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": [5]}]}, 400),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, 400),
         ({"input": [{"type": "reasoning", "encrypted_content": "dsv4:!"}]}, 400),
         ({"tool_choice": {"type": "file_search"}}, 400),

@@ -30,6 +30,12 @@ def test_balance(scripted: Build) -> None:
         assert http.get("/user/balance").json() == {"is_available": True, "balance_infos": []}
 
 
+def test_integrity(scripted: Build) -> None:
+    with client(scripted("x")) as http:
+        http.post("/chat/completions", json=CHAT)
+        assert http.get("/debug/integrity").json()["problems"] == []
+
+
 def test_version(scripted: Build) -> None:
     with client(scripted("x")) as http:
         assert http.get("/version").json() == {"version": __version__, "model": "scripted"}
@@ -81,6 +87,8 @@ def test_metrics(scripted: Build) -> None:
         *("request_queue_time", "request_prefill_time", "request_decode_time"),
     ):
         assert seen[f"vllm:{name}_seconds_count",] == 2, name
+    assert seen["vllm:num_preemptions_total",] == 0
+    assert 0 <= seen["vllm:kv_cache_usage_perc",] <= 1
     assert seen["vllm:inter_token_latency_seconds_count",] == 1
 
 

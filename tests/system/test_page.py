@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.browsing import Keys, Page
 from tests.serving import Build
 
 from dsv4.server.accounts import Keys as ApiKeys
+from dsv4.server.ledger_file import open_ledger
 from dsv4.server.settings import Settings
 
 Open = Callable[..., Page]
@@ -94,11 +96,15 @@ def test_retry_replaces_the_answer(page: Open, scripted: Build) -> None:
     seen = asked(engine)
     shown = page(engine)
     shown.ask("hello")
-    shown.click(".assistant [aria-label='Try again']")
-    shown.until(lambda: len(seen) == 2)
+    shown.ask("more")
+    buttons = shown.all(".assistant [aria-label='Try again']")
+    # Only the last: an earlier one would take back what follows.
+    assert [button.is_displayed() for button in buttons] == [False, True]
+    buttons[1].click()
+    shown.until(lambda: len(seen) == 3)
     shown.finished()
-    assert len(shown.all(".assistant")) == 1
-    assert [m["role"] for m in seen[-1].messages] == ["user"]
+    assert len(shown.all(".assistant")) == 2
+    assert [m["role"] for m in seen[-1].messages] == ["user", "assistant", "user"]
 
 
 def test_a_message_can_be_edited(page: Open, scripted: Build) -> None:
@@ -222,6 +228,21 @@ def test_an_api_key_is_asked_for(page: Open, scripted: Build) -> None:
     shown.until(lambda: shown.visible("#login"))
     assert "An API key is needed" in shown.all(".error")[-1].text
     shown.press(Keys.ESCAPE)
+
+
+def test_a_spent_budget_says_so(page: Open, scripted: Build, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    key = 'name = "ann"\nkey = "sk-ann-0001"\nbudget = 0\n'
+    file.write_text(f'price = "deepseek-v4-pro"\n[[key]]\n{key}')
+    with closing(open_ledger(file)) as ledger:
+        shown = page(scripted("x"), ledger, connected=False)
+        shown.until(lambda: shown.visible("#login"))
+        shown.type("#login-key", "sk-ann-0001")
+        shown.click("#login .primary")
+        shown.until(lambda: shown.text("#model") == "scripted")
+        shown.send("hello")
+        shown.until(lambda: shown.visible(".error"))
+        assert "The balance is used up\nInsufficient Balance" in shown.text(".error")
 
 
 def test_the_connection_is_lost(page: Open, scripted: Build) -> None:

@@ -76,6 +76,7 @@ export function answer(message, on) {
   const facts = el("span", { className: "facts" });
   const copies = copyButton(() => message.text);
   const retry = iconButton("retry", "Try again", () => on.retry());
+  retry.classList.add("retry");
   const actions = el("div", { className: "actions" }, copies, retry, facts);
   const wait = el("div", { className: "wait", role: "status", "aria-label": "Waiting for the answer" }, el("i"), el("i"), el("i"));
   const root = el("article", { className: "message assistant", "aria-label": "Answer" }, fold, wait, body, error, actions);

@@ -44,6 +44,7 @@ import dsv4
 from dsv4.chat.model import Model
 from dsv4.chat.request import Request
 from dsv4.checkpoint.expert_ranking import Ranking
+from dsv4.checkpoint.expert_reads import large_pages
 from dsv4.engine.generate import generate
 from dsv4.engine.request import Generation, Token
 from dsv4.engine.sampler import Sampling
@@ -331,9 +332,10 @@ def make_file(path: Path, size: int) -> None:
 
 def read_pieces(path: Path, mode: str, threads: int, count: int, seed: int) -> tuple[float, float]:
     """GB/s and processor seconds per GB of reading `count` pieces, none of them cached."""
-    descriptor = os.open(path, os.O_RDONLY | (os.O_DIRECT if mode == "direct" else 0))
+    descriptor = os.open(path, os.O_RDONLY | (os.O_DIRECT if mode.startswith("direct") else 0))
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    slab = mmap.mmap(-1, (slots := 2 * threads) * PIECE)
+    size = (slots := 2 * threads) * PIECE
+    slab = large_pages(size) if mode == "direct, large pages" else mmap.mmap(-1, size)
     slab[:] = bytes(len(slab))  # page faults are not what is measured
     view = memoryview(slab)
     places = random.Random(seed).sample(range(0, path.stat().st_size - PIECE, PIECE), count)
@@ -348,8 +350,7 @@ def read_pieces(path: Path, mode: str, threads: int, count: int, seed: int) -> t
 
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(read, enumerate(places)):
-            pass
+        list(pool.map(read, enumerate(places)))
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     os.close(descriptor)
     gigabytes = count * PIECE / 1e9
@@ -358,7 +359,7 @@ def read_pieces(path: Path, mode: str, threads: int, count: int, seed: int) -> t
 
 
 def compare_reads(args: argparse.Namespace) -> None:
-    modes = ("direct", "cached, then dropped", "cached")
+    modes = ("direct, large pages", "direct", "cached, then dropped", "cached")
     found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "pieces"

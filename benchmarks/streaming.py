@@ -10,6 +10,7 @@ compute) and decoding under the limit. Prints one JSON object:
   share_of_disk_bound     tokens/s divided by (disk bandwidth / cold bytes per token)
   computing_s_per_token   the same steps with all they need in memory
   share_of_bound          the longer of reading and computing, of the time a token took
+  busy_others_rounds      processors' time that other processes took, of all there is, by round
   peak_share_of_limit     the highest resident memory, of the limit
 
 A sequence has experts of its own that it uses often, random weights or not. `--sequences 16`
@@ -23,7 +24,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -84,7 +87,9 @@ def main() -> None:
     before = disk.measure() if disk else 0.0
     for _ in range(args.rounds):
         stats = asdict(source.stats) if source else {}
+        others = busy_others()
         found: dict[str, float] = {"seconds": steps.decode(args.tokens)}
+        found["others"] = busy_others() - others
         if disk:
             after = disk.measure()
             found |= {name: value - stats[name] for name, value in asdict(source.stats).items()}
@@ -198,7 +203,11 @@ def summary(rounds: list[dict[str, float]], tokens: int) -> dict[str, Any]:
     """What the rounds say: sums over all, and the ratio to the disk's bound round by round."""
     total = {name: sum(r[name] for r in rounds) for name in rounds[0]}
     count = tokens * len(rounds)
-    result: dict[str, Any] = {"tokens_per_s": round(count / total["seconds"], 3)}
+    processors = os.cpu_count() or 1
+    result: dict[str, Any] = {
+        "tokens_per_s": round(count / total["seconds"], 3),
+        "busy_others_rounds": [round(r["others"] / r["seconds"] / processors, 3) for r in rounds],
+    }
     if "disk" not in total:
         return result
     shares = [tokens / r["seconds"] * (r["bytes_cold"] / tokens) / r["disk"] for r in rounds]
@@ -215,6 +224,15 @@ def summary(rounds: list[dict[str, float]], tokens: int) -> dict[str, Any]:
         "share_of_disk_bound_rounds": [round(share, 3) for share in shares],
         "share_of_disk_bound": round(statistics.median(shares), 3),
     }
+
+
+def busy_others() -> float:
+    """Seconds that processors have spent on other processes so far, over all processors."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    idle, waiting, stolen = ticks[3], ticks[4], ticks[7]
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    busy = sum(ticks) - idle - waiting - stolen
+    return busy / os.sysconf("SC_CLK_TCK") - own.ru_utime - own.ru_stime
 
 
 def peak() -> int:

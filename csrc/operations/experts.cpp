@@ -62,7 +62,7 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   for (int64_t i = 0; i < routed; ++i) ++first[static_cast<size_t>(picked[i]) + 1];
   for (int64_t e = 0; e < E; ++e) first[e + 1] += first[e];
   std::vector<int64_t> next(first.begin(), first.end() - 1);
-  float* weight_of = w.floats[0].get<float>(all);
+  float* weight_of = w.floats[1].get<float>(all);
   for (int64_t i = 0; i < routed; ++i) {
     const int64_t at = next[static_cast<size_t>(picked[i])]++;
     place[i] = static_cast<int32_t>(at);
@@ -100,8 +100,9 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
     whole_hidden = whole_hidden || any_fp4(s.expert->w2);
   }
   const void* input = prepare(w.prepared[0], x, tokens, hidden, whole_inputs);
-  float* gates = w.floats[1].get<float>(all * inner);
-  float* ups = w.floats[2].get<float>(all * inner);
+  // The buffers that hold queries and outputs of heads while an attention runs are free here.
+  float* gates = w.floats[2].get<float>(all * inner);
+  float* ups = w.floats[4].get<float>(all * inner);
   std::vector<Product> products;
   for (const Segment& s : segments) {
     const int64_t count = s.end - s.begin;
@@ -126,7 +127,7 @@ void Mixture::run(const float* x, int64_t tokens, const int64_t* picked, const f
   });
   clock.mark(kGateUp);
 
-  if (parts == nullptr) parts = w.floats[3].get<float>(all * hidden);
+  if (parts == nullptr) parts = w.floats[4].get<float>(all * hidden);  // `ups` is not needed now
   int32_t* numbers = w.numbers[3].get<int32_t>(all);
   for (int64_t i = 0; i < all; ++i) numbers[i] = static_cast<int32_t>(i);
   products.clear();

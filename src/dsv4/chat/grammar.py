@@ -57,12 +57,14 @@ class Grammars:
                 return self._kept[key]
         try:
             compiled = self.vocabulary.compiler.compile_grammar(_grammar(body, closer))
-        except RuntimeError as error:
+        except Exception as error:  # the library raises what it likes for a bad schema
             raise RequestError(
                 f"{param}: this server cannot hold answers to that: {_reason(error)}",
                 "leave out what is not needed",
                 param=param,
             ) from error
+        if not _allows(compiled):
+            raise RequestError(f"{param}: no answer fits that", param=param)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = compiled
@@ -71,6 +73,15 @@ class Grammars:
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= old.memory_size_bytes
         return compiled
+
+
+def _allows(compiled: xgrammar.CompiledGrammar) -> bool:
+    """Whether there is a first token: a schema that refers to itself alone has none."""
+    from xgrammar import GrammarMatcher, allocate_token_bitmask
+
+    words = allocate_token_bitmask(1, compiled.tokenizer_info.vocab_size)
+    GrammarMatcher(compiled).fill_next_token_bitmask(words)
+    return bool(words.any())
 
 
 def _grammar(body: Body, closer: str) -> xgrammar.Grammar:
@@ -132,7 +143,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """The compiler's words, without the place in its source."""
     lines = str(error).strip().splitlines() or [""]
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", lines[0])[:200]

@@ -21,6 +21,10 @@ MOST_PROPERTIES = 256
 """Properties in one schema; the time to compile them grows with their square."""
 MOST_LENGTH = 32
 """Bounds of a string's length above this are left out: every step is a state of the grammar."""
+MOST_UNIONS = 4
+"""Unions in unions of which each option is written in its own way."""
+MOST_DEPTH = 64
+"""Schemas in schemas."""
 MOST_PATTERN = 1024
 """Characters of a regular expression."""
 MOST_REPEATS = 128
@@ -106,6 +110,9 @@ class Undeclared:
 
 Body = Form | Undeclared
 
+_ANY: list[Form] = [Text(), Json(json.dumps({"type": sorted(_TYPES - {"string"})}))]
+"""How any value is written."""
+
 
 def checked(schema: object, where: str, param: str) -> dict[str, Any]:
     """A schema without what grammars have no use for. Raises RequestError for `param` if it is
@@ -117,10 +124,11 @@ def checked(schema: object, where: str, param: str) -> dict[str, Any]:
         raise RequestError(f"{where}: the schema is no JSON: {error}", param=param) from error
     if not isinstance(simple, dict) or not isinstance(schema, Mapping):
         raise RequestError(f"{where}: the schema is no JSON object", param=param)
-    if len(text) > MOST_BYTES or _count(schema) > MOST_PROPERTIES:
+    small = len(text) <= MOST_BYTES and _count(schema) <= MOST_PROPERTIES
+    if not small or _depth(schema) > MOST_DEPTH:
         raise RequestError(
             f"{where}: the schema is too large",
-            f"at most {MOST_BYTES >> 10} KiB and {MOST_PROPERTIES} properties",
+            f"at most {MOST_BYTES >> 10} KiB, {MOST_PROPERTIES} properties, depth {MOST_DEPTH}",
             param=param,
         )
     return simple
@@ -140,15 +148,16 @@ def checked_pattern(pattern: str, param: str) -> str:
 def forms(schema: object, root: Mapping[str, Any]) -> list[Form]:
     """How a parameter of this schema is written: as bare text, as JSON that is no text, or
     either. Takes what `checked` made; `root` is where its references point."""
+    return list(dict.fromkeys(_forms(schema, root, 0))) or _ANY
+
+
+def _forms(schema: object, root: Mapping[str, Any], depth: int) -> list[Form]:
     schema = resolved(schema, root)
     if not schema:
-        return [Text(), Json(_text({"type": sorted(_TYPES - {"string"})}))]
+        return _ANY
     union = schema.get("anyOf", schema.get("oneOf"))
-    if union and len(schema) == 1:
-        options = [form for option in union for form in forms(option, root)]
-        bare = [form for form in options if not isinstance(form, Json)]
-        rest = [option for option in union if any(isinstance(f, Json) for f in forms(option, root))]
-        return [*dict.fromkeys(bare), *([json_body({"anyOf": rest}, root)] if rest else [])]
+    if union and len(schema) == 1 and depth < MOST_UNIONS:
+        return [form for option in union for form in _forms(option, root, depth + 1)]
     if "const" in schema or isinstance(schema.get("enum"), list):
         values = [schema["const"]] if "const" in schema else schema["enum"]
         texts = tuple(value for value in values if isinstance(value, str))
@@ -226,6 +235,9 @@ def _simple(schema: object) -> dict[str, Any] | bool:
             members = simple.pop(key)
             if isinstance(members, Mapping):
                 simple[key] = {name: _simple(member) for name, member in members.items()}
+    if "patternProperties" in simple:
+        patterns = simple.pop("patternProperties")
+        simple["patternProperties"] = {p: patterns[p] for p in patterns if _is_small(p)}
     types = schema_types({"type": simple.pop("type", None)}) & _TYPES
     if types:
         simple["type"] = next(iter(types)) if len(types) == 1 else sorted(types)
@@ -271,6 +283,12 @@ def _count(schema: object) -> int:
     if isinstance(schema, list):
         return sum(_count(part) for part in schema)
     return 0
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, Mapping):
+        return 1 + max(map(_depth, value.values()), default=0)
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
 
 
 def _text(schema: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ when a layer asks for it, or a little before.
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 import weakref
@@ -25,6 +24,7 @@ from dsv4.checkpoint.expert_reads import (
     Key,
     Matrices,
     expert_sources,
+    large_pages,
     matrices,
     slot_pages,
     spans,
@@ -120,7 +120,7 @@ class ExpertStore:
                 f"give at least {least * self._slot_bytes / 2**20:.1f} MiB: {least} experts of "
                 f"{self._slot_bytes / 2**20:.1f} MiB must be in memory at once",
             )
-        self._slab = mmap.mmap(-1, self._capacity * self._slot_bytes)
+        self._slab = large_pages(self._capacity * self._slot_bytes)
         self._bytes = memoryview(self._slab)
         self._tensor = torch.frombuffer(self._slab, dtype=torch.uint8)
         self._files = Files(

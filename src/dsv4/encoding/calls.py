@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from dsv4.encoding.dsml import json_text
 from dsv4.encoding.events import Event, ToolCallArgumentsDelta, ToolCallEnd, ToolCallStart
+from dsv4.encoding.prompt import clean
 from dsv4.encoding.repair import NotJson, coerce, fits, properties, read_json
 
 WRAPPER_KEYS = ("arguments", "input")
@@ -122,7 +123,7 @@ class CallWriter:
             self._malformed["missing_string_attribute"] += 1
             return coerce(text, schema)
         try:
-            return json_text(read_json(text))
+            return clean(json_text(read_json(text)))
         except NotJson:
             self._malformed["invalid_json"] += 1
             return coerce(text, schema)

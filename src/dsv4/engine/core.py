@@ -23,7 +23,7 @@ from dsv4.engine.request import Generation, Prefill
 from dsv4.engine.scheduler import Piece, Queue, pieces
 from dsv4.engine.sequence import Deliver, Sequence
 from dsv4.engine.speculation import Mode, Speculation
-from dsv4.errors import UsageError
+from dsv4.errors import RequestError, UsageError
 from dsv4.model import transformer
 from dsv4.model.transformer import Output, Transformer
 
@@ -232,6 +232,13 @@ class Core:
     def _draw(self, sequence: Sequence, logits_V: Tensor) -> None:
         constraint = sequence.generation.constraint
         allowed = constraint.allowed() if constraint is not None else None
+        if allowed is not None and not bool(allowed.any()):
+            raise RequestError(
+                "the answer came to a place where its constraint allows nothing",
+                "loosen the schema or the pattern",
+                status=500,
+                code="constraint_failed",
+            )
         sequence.take(sequence.sampler.draw(logits_V, allowed), self.memory.context)
         self.counters.generated_tokens += 1
 

@@ -22,6 +22,10 @@ RETRY_AFTER = 5
 """Seconds a refused client is told to wait."""
 
 
+CHECK_AFTER = 2.0
+"""Seconds without work after which the engine looks for what nobody holds any more."""
+
+
 class Service:
     """Runs a `Core` on a thread of its own; at most `capacity` requests may wait."""
 
@@ -103,11 +107,21 @@ class Service:
     def _take(self) -> bool:
         """Hand what arrived to the core, waiting if there is nothing to do; False to stop."""
         with self._changed:
-            self._changed.wait_for(lambda: self._arrived or self._stopping or self.core.busy)
+            if not self._changed.wait_for(self._has_work, CHECK_AFTER):
+                self._check()
+                self._changed.wait_for(self._has_work)
             while self._arrived:
                 generation, deliver, ticket = self._arrived.popleft()
                 ticket.follow(self.core.add(generation, deliver))
             return not self._stopping
+
+    def _has_work(self) -> bool:
+        return bool(self._arrived) or self._stopping or self.core.busy
+
+    def _check(self) -> None:
+        """Once after work, when nothing is to do: nothing must be held by nobody."""
+        for problem in self.core.check_integrity():
+            logger.error("the engine's books do not balance: %s", problem)
 
     def _run(self) -> None:
         while self._take():

@@ -224,6 +224,39 @@ def test_control_tokens_never_come_inside(trained: Grammars, tokenizer: Tokenize
     assert not mask_V[tokenizer.vocab_size :].any()
 
 
+def _nested(depth: int) -> dict[str, Any]:
+    return {"items": _nested(depth - 1)} if depth else {}
+
+
+def test_unions_of_unions_are_read_in_reasonable_time(trained: Grammars) -> None:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(30):
+        schema = {"anyOf": [schema, schema]} if _ < 3 else {"anyOf": [schema]}
+    constraint_of(trained, tools=[{"name": "a", "parameters": {"properties": {"p": schema}}}])
+
+
+def test_undeclared_parameters_where_they_may_be(trained: Grammars, tokenizer: Tokenizer) -> None:
+    open_tool = {
+        "name": "weather",
+        "parameters": {
+            "properties": {"city": {"type": "string"}, "cities": {"type": "integer"}},
+            "additionalProperties": {"type": "integer"},
+        },
+    }
+
+    def first_fault(key: str, string: str, value: str) -> str | None:
+        constraint = constraint_of(trained, tools=[open_tool])
+        call = CALL.replace('"city" string="true">Paris', f'"{key}" string="{string}">{value}')
+        return write(constraint, tokenizer, call)
+
+    for key in ("town", "c", "cit", "citys", "citizen", "世"):
+        assert first_fault(key, "false", "5") is None, key
+        assert first_fault(key, "true", "five") is not None, key
+    assert first_fault("city", "true", "five") is None
+    assert first_fault("city", "false", "5") is not None
+    assert first_fault("arguments", "false", "5") is not None
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -233,6 +266,9 @@ def test_control_tokens_never_come_inside(trained: Grammars, tokenizer: Tokenize
         ({"format": Pattern("a{1,5000}")}, "response_format"),
         ({"format": Schema({"$ref": "#/$defs/nowhere"})}, "response_format"),
         ({"format": Schema({"enum": []})}, "response_format"),
+        ({"format": Schema({"$ref": "#"})}, "response_format"),
+        ({"format": Schema({"enum": ["\ud800"]})}, "response_format"),
+        ({"format": Schema(_nested(100))}, "response_format"),
         ({"format": Schema({"description": "x" * MOST_BYTES})}, "response_format"),
         ({"format": Schema({"x": object()})}, "response_format"),
         ({"tools": [{"name": "a b"}]}, "tools"),
@@ -274,8 +310,11 @@ def test_what_cannot_be_followed_is_refused(
         {"not": {"type": "string"}},
         {"type": "string", "pattern": "(?=a)b", "format": "unknown"},
         {"type": "object", "properties": {"a": True}, "additionalProperties": {"type": "null"}},
-        {"$ref": "#"},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}},
         {"type": "string", "maxLength": 1 << 40},
+        {"anyOf": [{"enum": []}]},
+        {"patternProperties": {"a{1,99999}": {}}},
+        {"type": "array", "minItems": 10**9},
     ],
 )
 def test_odd_schemas_are_no_error(trained: Grammars, schema: dict[str, Any]) -> None:

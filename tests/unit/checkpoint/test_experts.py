@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -20,6 +21,7 @@ from dsv4.checkpoint.expert_reads import (
     PAGE,
     Files,
     expert_sources,
+    large_pages,
     slot_pages,
     spans,
 )
@@ -338,3 +340,17 @@ def test_threads_at_random(fp4: Path, seed: int) -> None:
         assert store._ahead.keys() <= store._entries.keys()
         stats = store.stats
         assert stats.prefetch_used <= stats.prefetched and stats.bytes_read > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's list of mappings")
+def test_slots_are_private_large_pages_that_no_child_shares() -> None:
+    memory = large_pages(1 << 22)
+    address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+    flags = ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            first, stop = (int(number, 16) for number in found.groups())
+        elif line.startswith("VmFlags:") and first <= address < stop:
+            flags = line
+    assert " dc" in flags and " sh" not in flags
+    assert " hg" in flags or not Path("/sys/kernel/mm/transparent_hugepage").exists()

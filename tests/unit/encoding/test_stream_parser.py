@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4.encoding.chat import render_reply
+from dsv4.encoding.control import split_controls
 from dsv4.encoding.events import (
     ContentDelta,
     ReasoningDelta,
@@ -286,3 +287,13 @@ def test_hostile_length_is_read_in_linear_time(start: str, filler: str, whole: b
         parser.feed(piece)
         assert len(parser._buffer) < 10_000
     parser.finish()
+
+
+def test_half_a_character_in_json_can_be_sent() -> None:
+    parser = StreamParser(thinking=False, tools=[{"name": "t"}])
+    value = f'<{D}parameter name="a" string="false">"\\ud800"</{D}parameter>'
+    text = f'<{D}tool_calls>\n<{D}invoke name="t">\n{value}\n</{D}invoke>\n</{D}tool_calls>'
+    pieces = split_controls(text)
+    events = [e for piece, control in pieces for e in parser.feed(piece, control=control)]
+    end = events[-1]
+    assert isinstance(end, ToolCallEnd) and end.arguments.encode() == '{"a": "\ufffd"}'.encode()

@@ -21,7 +21,7 @@ from dsv4.engine.memory import Checkpoints, Memory
 from dsv4.engine.request import Event, Finish, Generation, Token
 from dsv4.engine.sampler import GREEDY, Sampling
 from dsv4.engine.sequence import Sequence
-from dsv4.errors import UsageError
+from dsv4.errors import RequestError, UsageError
 from dsv4.model.blocks import BLOCK
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import by_name
@@ -308,6 +308,17 @@ def test_a_failing_constraint_ends_its_own_request_only(model: Transformer) -> N
     fine, broken = run(engine, good, bad)
     assert isinstance(broken.last, ZeroDivisionError)
     assert fine.tokens == alone(model, good)
+
+
+def test_a_constraint_that_allows_nothing_is_an_error(model: Transformer) -> None:
+    class Nothing:
+        def allowed(self) -> torch.Tensor:
+            return torch.zeros(model.config.vocab_size, dtype=torch.bool)
+
+        def accept(self, token: int) -> None: ...
+
+    (answer,) = run(core(model), Generation((1, 2), 5, constraint=Nothing()))
+    assert isinstance(answer.last, RequestError)
 
 
 def test_a_budget_too_small_for_any_context_is_refused(model: Transformer) -> None:

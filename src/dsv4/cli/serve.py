@@ -45,6 +45,14 @@ def serve(
         ),
     ] = None,
     kv_disk: Annotated[str, typer.Option(help="What the folder may hold.", metavar="SIZE")] = "16G",
+    kv_checkpoints: Annotated[
+        str,
+        typer.Option(
+            help="Tokens between places from which a kept conversation can be gone on; zero: none, "
+            "what is needed is computed again (docs/engine.md).",
+            metavar="TOKENS",
+        ),
+    ] = "1024",
     speculation: Annotated[
         Mode, typer.Option(help="Guess tokens ahead, where the model can: it changes no answer.")
     ] = "auto",
@@ -96,6 +104,7 @@ def serve(
 
     import dsv4
     from dsv4.cli.loading import load, parse_size
+    from dsv4.engine.memory import Checkpoints
     from dsv4.server.accounts import Accounts, Keys, read_keys
     from dsv4.server.ledger_file import open_ledger
     from dsv4.server.run import run
@@ -117,6 +126,7 @@ def serve(
             kv_memory=None if kv_memory is None else parse_size(kv_memory),
             kv_folder=kv_folder,
             kv_disk=parse_size(kv_disk),
+            checkpoints=Checkpoints.parse(kv_checkpoints),
             speculation=speculation,
         )
         run(engine, host=host, port=port, accounts=who, settings=settings)

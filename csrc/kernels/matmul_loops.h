@@ -12,6 +12,7 @@ constexpr int kRows = 4;                 // rows taken together
 constexpr int kTile = 3;                 // tokens of one tile, when there are many
 constexpr int kTokens = 4 * kTile;       // tokens whose inputs are to stay in the first cache
 constexpr int64_t kChunkBytes = 8192;    // of a token's prepared inputs taken together
+constexpr int64_t kPassBytes = 20 * 1024;    // of inputs that are to stay in the first cache
 constexpr int64_t kPanelBytes = 256 * 1024;  // decoded rows that are to stay in the second cache
 constexpr int kMaxTiles = 16;                // times kRows: rows of a panel
 
@@ -115,14 +116,17 @@ struct Count {
   static constexpr int value = kValue;
 };
 
-// All rows for up to kFew tokens, a tile at a time: it stays in a cache while up to four tokens after
-// the other are multiplied.
+// All rows for up to kFew tokens, a tile at a time: it stays in a cache while a few tokens after the
+// other are multiplied, up to kPass of them as long as their inputs stay in the first cache.
 template <Format kFormat, class Input>
 void few(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end, float* y,
          int64_t ldy, float* buffer) {
-  const uint8_t* x[Kind<kFormat>::kFew];
+  using K = Kind<kFormat>;
+  const uint8_t* x[K::kFew];
   for (int64_t i = 0; i < count; ++i) x[i] = input(i);
-  const int64_t passes = (count + kPass - 1) / kPass;
+  const int64_t fit = kPassBytes / (pieces(w.cols, K::kInputs) * K::kPrepared);
+  const int64_t together = fit < 4 ? 4 : fit < kPass ? fit : kPass;
+  const int64_t passes = (count + together - 1) / together;
   typename Kind<kFormat>::Scales scales;
   for (int64_t n = begin; n < end; n += kRows, y += kRows) {
     const Tile<kFormat> tile(w, n, end);

@@ -1,5 +1,6 @@
 #include "operations/connection.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "operations/tokens.h"
@@ -46,13 +47,14 @@ void Connection::enter(const float* x, int64_t tokens, float* input, float* post
   const Kernels& k = kernels();
   const int64_t S = streams, flat = S * width, logits = S * S + 2 * S;
   float* mu = session.w.floats[0].get<float>(tokens * logits);
-  if (tokens < 8) {
-    // One token has too little work per row for a task each: groups of rows.
+  if (tokens < 64) {
+    // Few tokens have too little work per row for a task each: groups of rows, each read once.
     const int64_t group = 4, groups = (logits + group - 1) / group;
-    parallel(tokens * groups, [&](int64_t task, int) {
-      const int64_t t = task / groups, first = task % groups * group;
-      for (int64_t m = first; m < first + group && m < logits; ++m)
-        mu[t * logits + m] = k.dot(x + t * flat, fn + m * flat, flat);
+    parallel(groups, [&](int64_t task, int) {
+      const int64_t first = task * group, last = std::min(logits, first + group);
+      for (int64_t m = first; m < last; ++m)
+        for (int64_t t = 0; t < tokens; ++t)
+          mu[t * logits + m] = k.dot(x + t * flat, fn + m * flat, flat);
     });
   } else {
     each(tokens, kBlock, [&](int64_t t, int) {

@@ -9,10 +9,15 @@
 
 namespace dsv4 {
 
-// body(item, thread) for every item, `block` of them to a task: on the calling thread alone while
-// there is one block.
+// Items from which all threads get a share, however small it is.
+constexpr int64_t kWorthSharing = 4;
+
+// body(item, thread) for every item, at most `block` of them to a task: very few stay on the calling
+// thread while they are one block.
 template <class F>
 void each(int64_t items, int64_t block, const F& body) {
+  if (items >= kWorthSharing)
+    block = std::min(block, (items + thread_count() - 1) / thread_count());
   parallel((items + block - 1) / block, [&](int64_t task, int thread) {
     const int64_t end = std::min(items, (task + 1) * block);
     for (int64_t i = task * block; i < end; ++i) body(i, thread);

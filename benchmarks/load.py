@@ -17,7 +17,7 @@ It starts `dsv4 serve` on a free port of 127.0.0.1 (or takes the port of a serve
   to one.
 
 Everything is bounded: --requests, --rounds, and two minutes without a byte end a request. A preset
-is drawn at random, with the vocabulary of `nano`.
+is drawn at random, with the vocabulary of `nano` and made-up words.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -59,6 +58,15 @@ def server(model: str, log: Path, *options: str) -> Iterator[tuple[subprocess.Po
                 process.wait(60)
             finally:
                 process.kill()
+
+
+def write_vocabulary(model: Path, size: int) -> None:
+    """That of `nano`, with words for the ids beyond it: each token of an answer is to be seen."""
+    known = json.loads((folder(DEFAULT) / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = known["model"]["vocab"]
+    used = {*ids.values(), *(token["id"] for token in known["added_tokens"])}
+    ids |= {f"Ġw{i}": i for i in range(size) if i not in used}
+    (model / "tokenizer.json").write_text(json.dumps(known), encoding="utf-8")
 
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:
@@ -140,7 +148,7 @@ def main() -> int:
             name = args.model
             if name in PRESETS and name != DEFAULT:  # that one is trained
                 checkpoint.synth(preset(name), made / name)
-                shutil.copy(folder(DEFAULT) / "tokenizer.json", made / name)
+                write_vocabulary(made / name, preset(name).vocab_size)
                 name = str(made / name)
             options = ("--running", args.running, "--queue", args.queue)
             running, port = stack.enter_context(

@@ -38,6 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import storm
+
 from dsv4 import checkpoint
 from dsv4.config import PRESETS, preset
 from dsv4.locate import DEFAULT, folder
@@ -51,7 +52,7 @@ def server(model: str, log: Path, *options: str) -> Iterator[tuple[subprocess.Po
     command = [sys.executable, "-m", "dsv4", "serve", model, "--port", "0", *options]
     with log.open("wb") as file, subprocess.Popen(command, stderr=file) as process:
         try:
-            yield process, _port(process, log)
+            yield process, port_of(process, log)
         finally:
             process.terminate()
             try:
@@ -69,7 +70,8 @@ def write_vocabulary(model: Path, size: int) -> None:
     (model / "tokenizer.json").write_text(json.dumps(known), encoding="utf-8")
 
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+def port_of(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Where a server listens, once it does, by what it logs."""
     end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
         for line in log.read_text(encoding="utf-8").splitlines():

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,7 @@ async def storm(
     """Everything, and a summary; `problems` is empty if all was as it should be."""
     draw = random.Random(seed)
     pool = questions(draw, max(8, requests // 3), model=model, context=context)
+    streamed = [asked for asked in pool if asked.stream]
     fates = draw.choices(list(FATES), weights=list(FATES.values()), k=requests)
     await ask(port, pool[0], "whole", draw)  # what is made once is made before we count
     before = await counts(port, process)
@@ -377,7 +379,7 @@ async def storm(
     gate = asyncio.Semaphore(at_once)
 
     async def one(fate: str) -> tuple[Ask, str, Seen]:
-        asked = draw.choice(pool)
+        asked = draw.choice(streamed if fate == "leaves midway" else pool)
         if fate == "malformed":
             asked = Ask(asked.path, draw.choice(MALFORMED))
         async with gate:
@@ -394,7 +396,9 @@ async def storm(
     after = await counts(port, process)
     end = await settled(port)
     problems += end["problems"]
-    problems += [f"{end[name]} {name}" for name in ("running", "waiting", "jobs", "pins") if end[name]]
+    problems += [
+        f"{end[name]} {name}" for name in ("running", "waiting", "jobs", "pins") if end[name]
+    ]
     problems += [
         f"{before[name]} {name} before, {after[name]} after"
         for name in ("tasks", "files")
@@ -403,7 +407,7 @@ async def storm(
     wrong, checked = await _differing(port, done, draw)
     problems += wrong
     streams = [seen for asked, _, seen in done if asked.stream and seen.outcome == "answered"]
-    gaps = [b - a for seen in streams for a, b in zip(seen.times, seen.times[1:], strict=False)]
+    gaps = [b - a for seen in streams for a, b in pairwise(seen.times)]
     tokens = sum(seen.tokens for _, _, seen in done)
     return {
         "what": "storm",
@@ -486,5 +490,5 @@ async def rate(port: int, count: int, *, model: str, tokens: int, seed: int) -> 
         raise SystemExit(f"error: a stream had no tokens: {[s.outcome for s in seen]}")
     began, ended = max(t[0] for t in times), min(t[-1] for t in times)
     inside = sum(began < at <= ended for t in times for at in t)
-    gaps = [b - a for t in times for a, b in zip(t, t[1:], strict=False)]
+    gaps = [b - a for t in times for a, b in pairwise(t)]
     return inside / (ended - began), 1000 * statistics.median(gaps)

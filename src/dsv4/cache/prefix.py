@@ -19,7 +19,6 @@ from torch import Tensor
 from dsv4.cache.record import Kind
 from dsv4.model.blocks import BLOCK
 
-
 MOST_STALE = 1024
 """Entries out of date that a heap of leaves may hold, besides two per block."""
 

@@ -19,6 +19,9 @@ from torch import Tensor
 from dsv4.cache.record import Kind
 from dsv4.model.blocks import BLOCK
 
+MOST_STALE = 1024
+"""Entries out of date that a heap of leaves may hold, besides two per block."""
+
 
 class Store(Protocol):
     """Where blocks and tails outlive the process."""
@@ -219,6 +222,10 @@ class PrefixCache:
         node.used = now
         if not node.pins and not node.children:
             heapq.heappush(self._leaves, (now, node.key))
+            if len(self._leaves) > 2 * len(self._nodes) + MOST_STALE:
+                nodes = self._nodes.values()
+                self._leaves = [(n.used, n.key) for n in nodes if not n.pins and not n.children]
+                heapq.heapify(self._leaves)
 
     def _remove(self, node: Node) -> None:
         del self._nodes[node.key]

@@ -23,6 +23,10 @@ from dsv4.errors import EncodingError
 MAX_FILE_BYTES = 64 << 20
 """The released vocabulary is 6.4 MB."""
 
+MOST_HELD = 4096
+"""Characters that are encoded at once while no other thread can run: the library lets others run
+only in a batch."""
+
 
 class Piece(NamedTuple):
     """Decoded text; a control piece is exactly one control token, shown as its string."""
@@ -101,6 +105,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Control strings in it stay text; no BOS is added."""
+        if len(text) > MOST_HELD:
+            return self.encode_batch([text])[0]
         ids: list[int] = self._plain.encode(clean(text), add_special_tokens=False).ids
         return ids
 

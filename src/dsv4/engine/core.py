@@ -160,9 +160,9 @@ class Core:
             Piece(piece.sequence, self.memory.piece(piece.sequence, piece.length))
             for piece in chosen
         ]
-        while len(self.running) > 1:
+        while self.running:
             need = sum(self.memory.growth(piece.sequence, piece.length + 1) for piece in chosen)
-            if self.memory.make_room(need):
+            if self.memory.make_room(need) or len(self.running) == 1:
                 break
             last = max(self.running, key=lambda sequence: sequence.number)
             self.running.remove(last)

@@ -22,10 +22,11 @@ class Queue:
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Sequence]] = {}
+        self._length = 0  # counted, as other threads ask for it
         self._served: dict[str, float] = defaultdict(float)
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._waiting.values())
+        return self._length
 
     def __iter__(self) -> Iterator[Sequence]:
         for line in self._waiting.values():
@@ -44,10 +45,12 @@ class Queue:
             least = min((self._served[user] for user in self._waiting), default=0.0)
             self._served[sequence.user] = max(self._served[sequence.user], least)
         line.append(sequence)
+        self._length += 1
 
     def put_back(self, sequence: Sequence) -> None:
         """Return a request to the head of its user's line."""
         self._waiting.setdefault(sequence.user, deque()).appendleft(sequence)
+        self._length += 1
 
     def peek(self) -> Sequence | None:
         """The next request."""
@@ -59,6 +62,7 @@ class Queue:
     def remove(self, sequence: Sequence) -> None:
         line = self._waiting[sequence.user]
         line.remove(sequence)
+        self._length -= 1
         if not line:
             del self._waiting[sequence.user]
 

@@ -78,8 +78,9 @@ class Sequence:
 
     @property
     def own_blocks(self) -> int:
-        """Blocks that it alone holds."""
-        return 0 if self.state is None else len(self.state.table) - len(self.nodes)
+        """Blocks that it alone holds. Any thread may ask."""
+        state = self.state
+        return 0 if state is None else len(state.table) - len(self.nodes)
 
     def deliver(self, event: Event | Exception) -> None:
         self._deliver(event)

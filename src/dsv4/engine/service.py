@@ -35,6 +35,8 @@ class Service:
         self._arrived: deque[tuple[Generation, Deliver, Ticket]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._resting = False
+        """Whether the thread waits for work: only then are the books in order."""
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
         self._thread.start()
 
@@ -85,7 +87,7 @@ class Service:
         """What the engine holds, and, when it is idle, `problems`: what is held by nobody."""
         with self._changed:
             core, cache = self.core, self.core.memory.cache
-            idle = not core.busy and not self._arrived
+            idle = self._resting and not self._arrived
             return {
                 "idle": idle,
                 "running": self.running,
@@ -107,9 +109,11 @@ class Service:
     def _take(self) -> bool:
         """Hand what arrived to the core, waiting if there is nothing to do; False to stop."""
         with self._changed:
+            self._resting = True
             if not self._changed.wait_for(self._has_work, CHECK_AFTER):
                 self._check()
                 self._changed.wait_for(self._has_work)
+            self._resting = False
             while self._arrived:
                 generation, deliver, ticket = self._arrived.popleft()
                 ticket.follow(self.core.add(generation, deliver))
@@ -132,6 +136,8 @@ class Service:
                 self.core.fail(error)
         self.core.fail(stopping())
         self.core.memory.close()
+        with self._changed:
+            self._resting = True
 
 
 class Ticket:

@@ -66,6 +66,11 @@ class Desk:
         self._of: Counter[str] = Counter()
 
     @property
+    def jobs(self) -> int:
+        """Requests that are under way."""
+        return len(self._jobs)
+
+    @property
     def busy(self) -> bool:
         """Whether any request is under way."""
         return bool(self._jobs)

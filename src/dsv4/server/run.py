@@ -96,6 +96,7 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
 
     class Timed(Connection):
         head_seconds = settings.head_seconds
+        write_seconds = settings.write_seconds
 
     return uvicorn.Config(
         app,  # type: ignore[arg-type]

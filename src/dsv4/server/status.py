@@ -34,9 +34,10 @@ class Status:
         return Json(self._desk.looking(request).balance())
 
     async def integrity(self, request: Request) -> Response:
-        """What the engine finds when it checks itself."""
+        """What the engine finds when it checks itself, and what the server holds."""
         self._desk.looking(request)
-        return Json(await asyncio.to_thread(self._desk.engine.integrity))
+        state = await asyncio.to_thread(self._desk.engine.integrity)
+        return Json(state | {"jobs": self._desk.jobs, "tasks": len(asyncio.all_tasks())})
 
     async def health(self) -> Response:
         """Alive, and what it is doing. Needs no key."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,28 @@ def test_text_survives_and_never_becomes_control(tokenizer: Tokenizer, text: str
 def test_batch_is_the_same_as_one_by_one(tokenizer: Tokenizer) -> None:
     texts = ["a<think>b", "", "小柴胡", "half \ud83d"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+def test_long_texts_let_other_threads_run(tokenizer: Tokenizer) -> None:
+    text = " ".join(f"word{i} 小柴胡" for i in range(60_000))
+    gaps, over = [0.0], threading.Event()
+
+    def tick() -> None:
+        last = time.monotonic()
+        while not over.wait(0.001):
+            gaps.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    began = time.monotonic()
+    ids = tokenizer.encode(text)
+    took = time.monotonic() - began
+    over.set()
+    thread.join()
+    assert max(gaps) < took / 2, "all others stood still"
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode(text[:4000]) == ids[: len(tokenizer.encode(text[:4000]))]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

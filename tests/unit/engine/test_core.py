@@ -321,6 +321,15 @@ def test_a_constraint_that_allows_nothing_is_an_error(model: Transformer) -> Non
     assert isinstance(answer.last, RequestError)
 
 
+def test_one_request_alone_keeps_to_the_budget(model: Transformer) -> None:
+    engine = core(model, 8 << 20, checkpoints=Checkpoints(None))
+    memory, kept = engine.memory, torch.zeros(1, 1 << 20, dtype=torch.uint8)
+    for i in range(12):  # as earlier ones leave them
+        memory.cache.release([memory.cache.publish(None, b"%d" % i, kept.clone())])
+    run(engine, Generation(prompt(50, 300, model.config.vocab_size), 2))
+    assert memory.used <= memory.capacity
+
+
 def test_a_budget_too_small_for_any_context_is_refused(model: Transformer) -> None:
     with pytest.raises(UsageError, match="hold a context"):
         Memory(model, 1 << 16)

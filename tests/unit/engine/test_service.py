@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,8 @@ from dsv4.chat.engine import Engine
 from dsv4.engine import service
 from dsv4.engine.request import Event, Finish, Generation, Prefill, Token
 from dsv4.engine.sampler import GREEDY
+from dsv4.engine.scheduler import Queue
+from dsv4.engine.sequence import Sequence
 from dsv4.errors import RequestError, UsageError
 
 Build = Callable[..., Engine]
@@ -115,3 +120,50 @@ def test_an_idle_engine_looks_for_what_is_lost(
     assert engine.integrity()["problems"] == ["1 pins of blocks, 0 in use"]
     cache.release([node])
     assert engine.integrity()["problems"] == []
+
+
+def test_an_engine_that_ends_a_request_is_not_idle(
+    scripted: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted("ab")
+    memory, seen = engine.service.core.memory, []
+    release = memory.release
+
+    def look(sequence: Sequence) -> None:
+        """As another thread may, when the request has left and its blocks have not."""
+        seen.append(engine.integrity())
+        release(sequence)
+
+    monkeypatch.setattr(memory, "release", look)
+    assert rest(ask(engine, 2)[1]) == Finish("length")
+    assert [state["idle"] for state in seen] == [False]
+
+
+def test_other_threads_may_ask_how_many_wait() -> None:
+    queue, stop = Queue(), time.monotonic() + 0.5
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    failures: list[Exception] = []
+
+    def ask_on() -> None:
+        try:
+            while time.monotonic() < stop:
+                assert 0 <= len(queue) <= 51
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask_on)
+    thread.start()
+    chain: Any = None
+    made = [Sequence(Generation((1,), 1, user=str(i)), print, i, chain) for i in range(50)]
+    while time.monotonic() < stop:
+        for sequence in made:
+            queue.add(sequence)
+        queue.remove(made[7])
+        queue.put_back(made[7])
+        assert len(queue) == len(list(queue)) == 50
+        for sequence in made:
+            queue.remove(sequence)
+    thread.join()
+    sys.setswitchinterval(before)
+    assert failures == []

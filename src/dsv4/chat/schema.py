@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dsv4.chat.pattern import problem
 from dsv4.encoding.repair import schema_types
 from dsv4.errors import RequestError
 
@@ -25,10 +26,8 @@ MOST_UNIONS = 4
 """Unions in unions of which each option is written in its own way."""
 MOST_DEPTH = 64
 """Schemas in schemas."""
-MOST_PATTERN = 1024
-"""Characters of a regular expression."""
-MOST_REPEATS = 128
-"""Bounds of a repetition in a regular expression."""
+MOST_FORMS = 64
+"""Ways to write one parameter, each of which is compiled by itself."""
 
 _TYPES = frozenset(("string", "integer", "number", "boolean", "null", "array", "object"))
 _REMARKS = ("title", "description", "default", "examples", "$schema", "$id", "$comment")
@@ -48,7 +47,6 @@ _ROOT = "#/$defs/_root"
 _ANYTHING = ".*"
 _LOOKS = re.compile(r"\(\?[=!<]|\\[1-9bBk]")
 """What no grammar can do: look around, and back at groups."""
-_REPEATS = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 _HEX = "[0-9a-fA-F]"
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -119,7 +117,7 @@ def checked(schema: object, where: str, param: str) -> dict[str, Any]:
     none or too large."""
     try:
         text = json.dumps(schema)
-        simple = _simple(schema)
+        simple = _simple(schema) if len(text) <= MOST_BYTES else {}
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"{where}: the schema is no JSON: {error}", param=param) from error
     if not isinstance(simple, dict) or not isinstance(schema, Mapping):
@@ -136,11 +134,10 @@ def checked(schema: object, where: str, param: str) -> dict[str, Any]:
 
 def checked_pattern(pattern: str, param: str) -> str:
     """A regular expression that may be compiled. Raises RequestError for `param`."""
-    if not _is_small(pattern):
+    why = problem(pattern)
+    if why is not None:
         raise RequestError(
-            f"{param}: a pattern is too large",
-            f"at most {MOST_PATTERN} characters and {MOST_REPEATS} repetitions",
-            param=param,
+            f"{param}: this server cannot hold answers to the pattern: {why}", param=param
         )
     return pattern
 
@@ -148,30 +145,51 @@ def checked_pattern(pattern: str, param: str) -> str:
 def forms(schema: object, root: Mapping[str, Any]) -> list[Form]:
     """How a parameter of this schema is written: as bare text, as JSON that is no text, or
     either. Takes what `checked` made; `root` is where its references point."""
-    return list(dict.fromkeys(_forms(schema, root, 0))) or _ANY
+    found: dict[Form, None] = {}
+    texts: dict[str, None] = {}
+    for form in _forms(schema, root, 0, set()):
+        if isinstance(form, Choice):
+            texts |= dict.fromkeys(form.texts)
+        else:
+            found[form] = None
+        if len(found) > MOST_FORMS:
+            return _ANY
+    return [*([Choice(tuple(texts))] if texts else []), *found] or _ANY
 
 
-def _forms(schema: object, root: Mapping[str, Any], depth: int) -> list[Form]:
+def _forms(schema: object, root: Mapping[str, Any], depth: int, met: set[str]) -> Iterator[Form]:
+    """`met`: references that were followed; met again, they add nothing."""
+    target = schema.get("$ref") if isinstance(schema, Mapping) else None
+    if isinstance(target, str):
+        if target in met:
+            return
+        met.add(target)
     schema = resolved(schema, root)
     if not schema:
-        return _ANY
+        yield from _ANY
+        return
     union = schema.get("anyOf", schema.get("oneOf"))
     if union and len(schema) == 1 and depth < MOST_UNIONS:
-        return [form for option in union for form in _forms(option, root, depth + 1)]
+        for option in union:
+            yield from _forms(option, root, depth + 1, met)
+        return
     if "const" in schema or isinstance(schema.get("enum"), list):
         values = [schema["const"]] if "const" in schema else schema["enum"]
         texts = tuple(value for value in values if isinstance(value, str))
         rest = [value for value in values if not isinstance(value, str)]
-        bare = [Choice(texts)] if texts else []
-        return [*bare, *([json_body({"enum": rest}, root)] if rest else [])]
+        if texts:
+            yield Choice(texts)
+        if rest:
+            yield json_body({"enum": rest}, root)
+        return
     types = schema_types({"type": schema.get("type")})
-    if "string" not in types:
-        return [json_body(schema, root)]
     others = sorted(types - {"string"})
-    return [
-        _string(schema),
-        *([json_body({**schema, "type": others}, root)] if others else []),
-    ]
+    if "string" not in types:
+        yield json_body(schema, root)
+        return
+    yield _string(schema)
+    if others:
+        yield json_body({**schema, "type": others}, root)
 
 
 def json_body(schema: Mapping[str, Any], root: Mapping[str, Any], *, spaced: bool = False) -> Json:
@@ -237,7 +255,7 @@ def _simple(schema: object) -> dict[str, Any] | bool:
                 simple[key] = {name: _simple(member) for name, member in members.items()}
     if "patternProperties" in simple:
         patterns = simple.pop("patternProperties")
-        simple["patternProperties"] = {p: patterns[p] for p in patterns if _is_small(p)}
+        simple["patternProperties"] = {p: patterns[p] for p in patterns if problem(p) is None}
     types = schema_types({"type": simple.pop("type", None)}) & _TYPES
     if types:
         simple["type"] = next(iter(types)) if len(types) == 1 else sorted(types)
@@ -251,18 +269,13 @@ def _simple(schema: object) -> dict[str, Any] | bool:
         if bound is not None and not (isinstance(bound, int) and 0 <= bound <= MOST_LENGTH):
             del simple[key]
     pattern = simple.pop("pattern", None)
-    if isinstance(pattern, str) and _is_small(pattern) and not _LOOKS.search(pattern):
+    if isinstance(pattern, str) and problem(pattern) is None and not _LOOKS.search(pattern):
         simple["pattern"] = _whole(pattern)
     elif simple.get("format") in _FORMATS:
         simple["pattern"] = _FORMATS[simple.pop("format")]
     if simple.get("$ref") == "#":
         simple["$ref"] = _ROOT
     return simple
-
-
-def _is_small(pattern: str) -> bool:
-    bounds = [bound for pair in _REPEATS.findall(pattern) for bound in pair if bound]
-    return len(pattern) <= MOST_PATTERN and all(int(bound) <= MOST_REPEATS for bound in bounds)
 
 
 def _whole(pattern: str) -> str:

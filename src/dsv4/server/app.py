@@ -46,6 +46,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        desk.close()
         await asyncio.to_thread(engine.close)
 
     app = _Application(

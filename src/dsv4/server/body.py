@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from dsv4.errors import RequestError
 from dsv4.server.settings import Settings
+from dsv4.server.workers import Workers
 
 
 class Lenient(BaseModel):
@@ -23,10 +24,10 @@ class Lenient(BaseModel):
 Body = TypeVar("Body", bound=Lenient)
 
 
-async def read(request: Request, kind: type[Body], settings: Settings) -> Body:
-    """The request's body, checked.
+async def read(request: Request, kind: type[Body], settings: Settings, workers: Workers) -> Body:
+    """The request's body, checked by one of the workers.
 
-    Raises RequestError: 408 (it stalled), 413, 499 (the client left), and those of `parse`.
+    Raises RequestError: 408 (it stalled), 413, 429, 499 (the client left), and those of `parse`.
     """
     data = bytearray()
     parts = request.stream()
@@ -46,7 +47,7 @@ async def read(request: Request, kind: type[Body], settings: Settings) -> Body:
         raise RequestError("the request's body did not arrive", status=408) from error
     except ClientDisconnect as error:
         raise RequestError("the client left before its request was read", status=499) from error
-    return await asyncio.to_thread(parse, data, kind)  # a long one would hold up every stream
+    return await workers.run(parse, data, kind)  # a long one would hold up every stream
 
 
 def parse(data: bytearray, kind: type[Body]) -> Body:

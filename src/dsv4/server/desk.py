@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import TypeVar
 
 from fastapi import Request
@@ -16,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 from dsv4.chat.answer import Shown, Usage
 from dsv4.chat.engine import Engine
 from dsv4.chat.prepared import Prepared
+from dsv4.chat.request import Completion
+from dsv4.chat.request import Request as Asked
 from dsv4.engine.service import RETRY_AFTER, stopping
 from dsv4.errors import RequestError
 from dsv4.server import body
@@ -27,11 +30,15 @@ from dsv4.server.metrics import Metrics
 from dsv4.server.names import Names
 from dsv4.server.settings import Settings
 from dsv4.server.sse import Json
+from dsv4.server.workers import Workers
 from dsv4.version import __version__
 
 logger = logging.getLogger("dsv4.server")
 
 Body = TypeVar("Body", bound=body.Lenient)
+
+READERS, MOST_READ = 4, 2048
+COMPILERS, MOST_COMPILED = 2, 256
 
 
 class _EventStream(StreamingResponse):
@@ -57,6 +64,10 @@ class Desk:
         self.accounts = accounts
         self.settings = settings
         self.metrics = Metrics(engine)
+        self.readers = Workers("reader", READERS, MOST_READ)
+        """Parse bodies and write prompts."""
+        self.compilers = Workers("compiler", COMPILERS, MOST_COMPILED)
+        """Prepare requests with tools or formats, which may take seconds: nobody else waits."""
         model = engine.model
         self.names = Names(model.name, engine.context)
         self.fingerprint = f"dsv4-{__version__}-{model.numerics}"
@@ -85,7 +96,7 @@ class Desk:
 
     async def read(self, request: Request, kind: type[Body]) -> Body:
         """The body of a request. Raises RequestError."""
-        return await body.read(request, kind, self.settings)
+        return await body.read(request, kind, self.settings, self.readers)
 
     def user(self, account: Account, named: str) -> str:
         """Whose request it is, to the engine: users of different accounts are never the same."""
@@ -100,6 +111,19 @@ class Desk:
         if stream:
             return _EventStream(job, self._stream(job, writer))
         return Json(writer.whole(await self._collect(job, request)))
+
+    async def prepare(self, account: Account, wanted: Asked | Completion) -> Prepared:
+        """A request as ids. Raises RequestError, also (429) when too many are prepared."""
+        wanted = replace(wanted, user=self.user(account, wanted.user))
+        if isinstance(wanted, Completion):
+            return await self.readers.run(self.engine.prepare_completion, wanted)
+        workers = self.compilers if wanted.tools or wanted.format is not None else self.readers
+        return await workers.run(self.engine.prepare, wanted)
+
+    def close(self) -> None:
+        """Nothing more is to be read."""
+        self.readers.close()
+        self.compilers.close()
 
     def stop(self) -> None:
         """End every request that is under way with an error."""

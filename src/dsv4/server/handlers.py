@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from dsv4.chat.prepared import Prepared
-from dsv4.chat.request import Request as Asked
-from dsv4.server.accounts import Account
 from dsv4.server.chat_answer import ChatAnswer
 from dsv4.server.chat_body import ChatBody
 from dsv4.server.completion_answer import CompletionAnswer
@@ -38,7 +33,7 @@ class Handlers:
         account = self._desk.account(request)
         asked = await self._desk.read(request, ChatBody)
         self._desk.names.check(asked.model)
-        prepared = await self._prepare(account, asked.request(self._defaults))
+        prepared = await self._desk.prepare(account, asked.request(self._defaults))
         writer = ChatAnswer(
             asked.model,
             self._desk.fingerprint,
@@ -52,9 +47,7 @@ class Handlers:
         account = self._desk.account(request)
         asked = await self._desk.read(request, CompletionBody)
         self._desk.names.check(asked.model)
-        wanted = asked.request(self._defaults)
-        wanted = replace(wanted, user=self._desk.user(account, wanted.user))
-        prepared = await asyncio.to_thread(self._engine.prepare_completion, wanted)
+        prepared = await self._desk.prepare(account, asked.request(self._defaults))
         writer = CompletionAnswer(
             asked.model,
             self._desk.fingerprint,
@@ -68,7 +61,7 @@ class Handlers:
         asked = await self._desk.read(request, ResponsesBody)
         self._desk.names.check(asked.model)
         wanted = asked.request(self._defaults)
-        prepared = await self._prepare(account, wanted)
+        prepared = await self._desk.prepare(account, wanted)
         writer = ResponsesAnswer(
             asked.model,
             asked.echo(self._defaults),
@@ -81,7 +74,7 @@ class Handlers:
         account = self._desk.account(request)
         asked = await self._desk.read(request, MessagesBody)
         self._desk.names.check_claude(asked.model)
-        prepared = await self._prepare(account, asked.asked(self._defaults))
+        prepared = await self._desk.prepare(account, asked.asked(self._defaults))
         writer = MessagesAnswer(asked.model, len(prepared.ids))
         return await self._desk.respond(request, account, prepared, writer, bool(asked.stream))
 
@@ -89,7 +82,7 @@ class Handlers:
         account = self._desk.looking(request)
         asked = await self._desk.read(request, CountBody)
         self._desk.names.check_claude(asked.model)
-        prepared = await self._prepare(account, asked.request(self._defaults))
+        prepared = await self._desk.prepare(account, asked.request(self._defaults))
         return Json({"input_tokens": len(prepared.ids)})
 
     async def tokenize(self, request: Request) -> Response:
@@ -99,9 +92,9 @@ class Handlers:
             self._desk.names.check(asked.model)
         if asked.messages is not None:
             chat = ChatBody(model=self._desk.names.all[0], messages=asked.messages)
-            ids = list((await self._prepare(account, chat.request(self._defaults))).ids)
+            ids = list((await self._desk.prepare(account, chat.request(self._defaults))).ids)
         else:
-            ids = await asyncio.to_thread(asked.ids, self._engine.model.tokenizer)
+            ids = await self._desk.readers.run(asked.ids, self._engine.model.tokenizer)
         tokenizer = self._engine.model.tokenizer
         answer: dict[str, Any] = {
             "count": len(ids),
@@ -116,8 +109,4 @@ class Handlers:
         self._desk.looking(request)
         asked = await self._desk.read(request, DetokenizeBody)
         tokenizer = self._engine.model.tokenizer
-        return Json({"prompt": await asyncio.to_thread(tokenizer.decode, asked.tokens)})
-
-    async def _prepare(self, account: Account, wanted: Asked) -> Prepared:
-        wanted = replace(wanted, user=self._desk.user(account, wanted.user))
-        return await asyncio.to_thread(self._engine.prepare, wanted)
+        return Json({"prompt": await self._desk.readers.run(tokenizer.decode, asked.tokens)})

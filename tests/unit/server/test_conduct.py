@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.serving import HELLO, Build, chunks, client, named, served, wait
+from tests.serving import HELLO, WEATHER, Build, chunks, client, named, served, wait
 
 from dsv4.chat.answer import Usage
 from dsv4.chat.request import Request
 from dsv4.engine.sampler import Sampler
 from dsv4.errors import RequestError, UsageError
-from dsv4.server import job
+from dsv4.server import desk, job
 from dsv4.server.accounts import Keys, key_name, read_keys, unknown_key
 from dsv4.server.app import create_app
 from dsv4.server.metrics import Metrics
@@ -192,12 +192,12 @@ def test_streams_that_are_stopped_say_so(
 ) -> None:
     engine = scripted("a" * 4000, delay=0.01)
     with client(engine) as http:
-        desk = http.app.state.desk  # type: ignore[attr-defined]
+        at = http.app.state.desk  # type: ignore[attr-defined]
 
         def stop() -> None:
-            wait(lambda: desk.busy)
+            wait(lambda: at.busy)
             assert http.portal is not None
-            http.portal.call(desk.stop)
+            http.portal.call(at.stop)
 
         thread = threading.Thread(target=stop)
         thread.start()
@@ -359,3 +359,35 @@ def test_who_takes_nothing_of_an_answer_is_cut_off(scripted: Build) -> None:
             except ConnectionResetError:
                 pass
     assert got.count(b"HTTP/1.1 200") < count
+
+
+def test_slow_grammars_hold_up_nobody_else(
+    scripted: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "MOST_COMPILED", 3)
+    engine = scripted("x")
+    prepare, free = engine.prepare, threading.Event()
+
+    def slowly(asked: Request) -> Any:
+        if asked.tools:
+            free.wait(10)
+        return prepare(asked)
+
+    engine.prepare = slowly  # type: ignore[method-assign]
+    with served(engine) as base:
+        url = f"{base}/v1/chat/completions"
+        found: list[int] = []
+        asking = CHAT | {"tools": [WEATHER], "tool_choice": "none"}
+        threads = [
+            threading.Thread(target=lambda: found.append(httpx.post(url, json=asking).status_code))
+            for _ in range(30)
+        ]
+        for thread in threads:
+            thread.start()
+        wait(lambda: len(found) == 27)
+        assert set(found) == {429}
+        assert httpx.post(url, json=CHAT, timeout=5).status_code == 200
+        free.set()
+        for thread in threads:
+            thread.join()
+    assert sorted(found) == [200] * 3 + [429] * 27

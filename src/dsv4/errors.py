@@ -61,7 +61,8 @@ class DataError(Dsv4Error):
 
 class RequestError(Dsv4Error):
     """An API request cannot be served; `status` is its HTTP status, `param` the offending
-    field, `code` what programs tell it by."""
+    field, `code` what programs tell it by, `retry_after` the seconds after which it may be asked
+    again (None: soon, if the status says so)."""
 
     exit_code = 8
 
@@ -73,8 +74,10 @@ class RequestError(Dsv4Error):
         status: int = 400,
         param: str | None = None,
         code: str = "invalid_request_error",
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message, hint)
         self.status = status
         self.param = param
         self.code = code
+        self.retry_after = retry_after

@@ -107,10 +107,15 @@ class PricedModel:
 
     def at(self, when: datetime) -> Price | None:
         """The price that holds at an instant; None: it was not sold then."""
-        known = [price for price in self.prices if price.since is None or price.since <= when]
-        if not known or (known[-1].until is not None and known[-1].until <= when):
+        price = self.latest(when)
+        if price is None or (price.until is not None and price.until <= when):
             return None
-        return known[-1]
+        return price
+
+    def latest(self, when: datetime) -> Price | None:
+        """The price that holds at an instant, or held last."""
+        known = [price for price in self.prices if price.since is None or price.since <= when]
+        return known[-1] if known else None
 
 
 class Prices:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from dsv4.chat.engine import Engine
 from dsv4.engine.service import RETRY_AFTER
-from dsv4.errors import Dsv4Error
+from dsv4.errors import Dsv4Error, RequestError
 from dsv4.pricing.file import built_in
 from dsv4.server import failure, page, routes, usage
 from dsv4.server.accounts import Accounts, Keys
@@ -72,7 +72,10 @@ def _anthropic(request: Request) -> bool:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     status = failure.status_of(error)
-    headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None
+    headers = None
+    if status in (429, 503):
+        known = error.retry_after if isinstance(error, RequestError) else None
+        headers = {"Retry-After": str(RETRY_AFTER if known is None else known)}
     if _anthropic(request):
         body = failure.anthropic_body_of(error)
         return Json(body, failure.anthropic_status(status), headers)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from threading import Lock
 from typing import Any
@@ -19,7 +20,7 @@ from dsv4.errors import Dsv4Error, RequestError
 from dsv4.pricing.compare import Work, compare
 from dsv4.pricing.price import PricedModel, Prices, Tokens
 from dsv4.server.accounts import unknown_key
-from dsv4.server.ledger_store import Entry, Store, Used
+from dsv4.server.ledger_store import Charges, Entry, Used
 
 MOST_DAYS = 31
 """Days that `usage` lists one by one."""
@@ -50,7 +51,7 @@ class Ledger:
     def __init__(
         self,
         holders: Iterable[Holder],
-        store: Store,
+        store: Charges,
         prices: Prices,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -60,14 +61,18 @@ class Ledger:
         self._spent: defaultdict[str, Decimal] = defaultdict(Decimal)
         self._today: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._recent: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._unpriced: set[str] = set()
+        """Accounts with budgets of which it was said that they have no price."""
         for entry in store.entries():
             self._remember(entry)
+        for _, holder in self._holders:
+            self._priced(holder)
 
     def identify(self, key: str | None) -> Keyholder:
         """The account of a key that may ask something now.
 
-        Raises RequestError: 401 for a key nobody has, 402 for a spent budget, 429 for too many
-        requests or tokens.
+        Raises RequestError: 401 for a key nobody has, 402 for a budget that is spent or without a
+        price, 429 for too many requests or tokens.
         """
         found = self.find(key)
         found.admit()
@@ -95,10 +100,17 @@ class Ledger:
         """Count a request. Raises RequestError if the account may not ask now."""
         if holder.budget is not None and self.spent(holder.name) >= holder.budget:
             raise RequestError("Insufficient Balance", status=402, code="invalid_request_error")
+        if not self._priced(holder):
+            raise RequestError(
+                f"the price of {holder.name} has ended, so its budget cannot be kept",
+                status=402,
+                code="invalid_request_error",
+            )
         with self._lock:
-            most, day = holder.tokens_per_day, _day(self.now())
-            if most is not None and self._today[holder.name, day] >= most:
-                raise _too_much(f"the limit of {most} tokens per day is reached")
+            most, when = holder.tokens_per_day, self.now()
+            if most is not None and self._today[holder.name, _day(when)] >= most:
+                message = f"the limit of {most} tokens per day is reached"
+                raise _too_much(message, _until_tomorrow(when))
             limit = holder.requests_per_minute
             if limit is None:
                 return
@@ -106,15 +118,30 @@ class Ledger:
             while recent and recent[0] <= at - 60:
                 recent.popleft()
             if len(recent) >= limit:
-                raise _too_much(f"the limit of {limit} requests per minute is reached")
+                message = f"the limit of {limit} requests per minute is reached"
+                raise _too_much(message, math.ceil(recent[0] + 60 - at))
             recent.append(at)
+
+    def _priced(self, holder: Holder) -> bool:
+        """Whether the account may be asked for what it costs; the log tells once if not."""
+        when = self.now()
+        if holder.budget is None or (holder.price is not None and holder.price.at(when)):
+            return True
+        with self._lock:
+            known = holder.name in self._unpriced
+            self._unpriced.add(holder.name)
+        if not known:
+            logger.warning(
+                "%s has a budget and no price at %s: it is refused", holder.name, _day(when)
+            )
+        return False
 
     def note(self, holder: Holder, model: str, usage: Usage) -> None:
         """Charge a request. A disk that cannot be written is logged, and the budget still kept
         by this process."""
         when = self.now()
         tokens = Tokens(usage.cached, usage.prompt - usage.cached, usage.completion)
-        price = None if holder.price is None else holder.price.at(when)
+        price = None if holder.price is None else holder.price.latest(when)
         cost = Decimal(0) if price is None else price.at(when).cost(tokens)
         entry = Entry(holder.name, _day(when), model, Used(1, tokens, usage.reasoning, cost))
         with self._lock:
@@ -215,8 +242,15 @@ def _day(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%d")
 
 
-def _too_much(message: str) -> RequestError:
-    return RequestError(message, status=429, code="rate_limit_reached")
+def _until_tomorrow(when: datetime) -> int:
+    """Seconds until the next day begins."""
+    when = when.astimezone(UTC)
+    midnight = when.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return math.ceil((midnight - when).total_seconds())
+
+
+def _too_much(message: str, seconds: int) -> RequestError:
+    return RequestError(message, status=429, code="rate_limit_reached", retry_after=seconds)
 
 
 def _sum(entries: Iterable[Entry]) -> Used:

@@ -12,7 +12,7 @@ from dsv4.errors import ConfigError, UsageError
 from dsv4.pricing.file import built_in, read_prices, read_table
 from dsv4.pricing.price import PricedModel, Prices
 from dsv4.server.ledger import Holder, Ledger
-from dsv4.server.ledger_store import Store
+from dsv4.server.ledger_store import Charges
 
 HINT = "docs/accounts.md describes the file of keys"
 
@@ -56,7 +56,7 @@ def open_ledger(path: Path) -> Ledger:
         values = [getattr(holder, kind) for holder in holders]
         if len(set(values)) < len(values):
             raise ConfigError(f"{path}: two entries have the same {kind}", HINT)
-    return Ledger(holders, Store(path.parent / file.ledger), prices)
+    return Ledger(holders, Charges(path.parent / file.ledger), prices)
 
 
 def _read(path: Path) -> _File:

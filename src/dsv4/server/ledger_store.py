@@ -67,7 +67,7 @@ class Entry:
     used: Used
 
 
-class Store:
+class Charges:
     """The file. Any thread may call it.
 
     Raises ConfigError if it is no ledger, is in use by another server, or cannot be written.

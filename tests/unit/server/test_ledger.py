@@ -19,7 +19,7 @@ from dsv4.errors import ConfigError, RequestError
 from dsv4.pricing.price import Tokens
 from dsv4.server.ledger import Ledger
 from dsv4.server.ledger_file import open_ledger
-from dsv4.server.ledger_store import Entry, Store, Used
+from dsv4.server.ledger_store import Charges, Entry, Used
 
 KEYS = """
 price = "deepseek-v4-flash"
@@ -101,10 +101,11 @@ def test_limits(opened: Open) -> None:
         ledger.identify("sk-ben-0002")
     with pytest.raises(RequestError, match="3 requests per minute") as refused:
         ledger.identify("sk-ben-0002")
-    assert refused.value.status == 429
+    assert refused.value.status == 429 and 58 <= (refused.value.retry_after or 0) <= 60
     ledger.find("sk-ben-0002").charge("nano", Usage(900, 100, 0))
-    with pytest.raises(RequestError, match="1000 tokens per day"):
+    with pytest.raises(RequestError, match="1000 tokens per day") as refused:
         ledger.identify("sk-ben-0002")
+    assert refused.value.retry_after == 12 * 3600
     ledger.identify("sk-eve-0003")  # others go on
 
 
@@ -156,6 +157,9 @@ def test_a_budget_is_spent_over_http(opened: Open, scripted: Build) -> None:
         assert [row["name"] for row in every["keys"]] == ["ann", "ben", "eve"]
         assert every["total"]["cost"] == own["total"]["cost"]
         assert http.get("/usage").status_code == 401
+        ledger.find("sk-ben-0002").charge("nano", Usage(1000, 0, 0))
+        late = http.post("/chat/completions", headers={"x-api-key": "sk-ben-0002"}, json={})
+        assert late.status_code == 429 and late.headers["retry-after"] == "43200"
         assert http.get("/web/about.json").json()["price"] == "deepseek-v4-flash"
 
 
@@ -198,21 +202,21 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     path.write_bytes(b"something else entirely, and long enough to look at" * 100)
     with pytest.raises(ConfigError, match="not a database"):
-        Store(path)
+        Charges(path)
     path.unlink()
     with sqlite3.connect(path) as file:
         file.execute("pragma user_version = 7")
     file.close()
     with pytest.raises(ConfigError, match="version 7"):
-        Store(path)
+        Charges(path)
 
 
 WRITER = """
 import sys
 from pathlib import Path
 from dsv4.pricing.price import Tokens
-from dsv4.server.ledger_store import Entry, Store, Used
-store = Store(Path(sys.argv[1]))
+from dsv4.server.ledger_store import Charges, Entry, Used
+store = Charges(Path(sys.argv[1]))
 for n in range(10**9):
     store.add(Entry("a", "2026-08-20", "m", Used(1, Tokens(1, 2, 3), 1)))
     print(n + 1, flush=True)
@@ -232,7 +236,7 @@ def test_a_killed_process_loses_nothing_it_noted(tmp_path: Path) -> None:
                 if last == 200:
                     writer.send_signal(signal.SIGKILL)
         noted += last
-        store = Store(path)
+        store = Charges(path)
         (entry,) = store.entries()
         store.close()
         # It may have been killed between the note and the line that tells of it.
@@ -258,10 +262,65 @@ def test_a_store_that_fails_is_logged_and_the_budget_kept(
 
 
 def test_costs_survive_exactly(tmp_path: Path) -> None:
-    store = Store(tmp_path / "ledger.sqlite3")
+    store = Charges(tmp_path / "ledger.sqlite3")
     cost = Decimal("0.000000003625")
     for _ in range(3):
         store.add(Entry("a", "2026-08-20", "m", Used(1, Tokens(1), 0, cost)))
     (entry,) = store.entries()
     store.close()
     assert entry.used.cost == 3 * cost
+
+
+ENDING = """
+prices = "prices.toml"
+price = "house"
+
+[[key]]
+name = "ann"
+key = "sk-ann-0001"
+budget = 5
+
+[[key]]
+name = "ben"
+key = "sk-ben-0002"
+"""
+HOUSE = """
+[[model]]
+name = "house"
+vendor = "us"
+
+[[model.price]]
+hit = 1
+miss = 1
+output = 1
+from = 2026-01-01
+until = 2026-09-01
+source = "here"
+"""
+
+
+def test_a_budget_without_a_price_is_refused(
+    opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "prices.toml").write_text(HOUSE)
+    ledger = opened(ENDING)
+    caplog.clear()  # the clock of the test is not that of the start
+    ledger._unpriced.clear()
+    ann = ledger.identify("sk-ann-0001")
+    ledger.now = lambda: datetime(2026, 9, 1, tzinfo=UTC)
+    ann.charge("nano", Usage(0, 10**6, 0))  # begun before its price ended
+    assert ledger.spent("ann") == 1
+    for _ in range(2):
+        with pytest.raises(RequestError, match="price of ann has ended") as refused:
+            ledger.identify("sk-ann-0001")
+        assert refused.value.status == 402
+    assert caplog.text.count("ann has a budget and no price") == 1
+    ledger.identify("sk-ben-0002")
+
+
+def test_a_price_that_has_ended_is_told_at_the_start(
+    opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "prices.toml").write_text(HOUSE.replace("2026-09-01", "2026-01-02"))
+    opened(ENDING)
+    assert "ann has a budget and no price" in caplog.text and "ben" not in caplog.text

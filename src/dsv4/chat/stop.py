@@ -41,7 +41,11 @@ class StopStrings:
 
 def _overlap(text: str, string: str) -> int:
     """Length of the longest end of `text` that is a proper start of `string`."""
-    for length in range(min(len(text), len(string) - 1), 0, -1):
-        if text.endswith(string[:length]):
-            return length
+    end = text[-(len(string) - 1) :] if len(string) > 1 else ""
+    # Only where the first letter stands can it begin; the leftmost place is the longest.
+    at = end.find(string[0])
+    while at >= 0:
+        if string.startswith(end[at:]):
+            return len(end) - at
+        at = end.find(string[0], at + 1)
     return 0

@@ -12,12 +12,12 @@ from dsv4.chat.request import Named, Request, ToolChoice
 from dsv4.errors import RequestError
 from dsv4.server.body import Lenient
 from dsv4.server.sampling import (
-    MOST_STOPS,
     MOST_TOOLS,
     Count,
     Effort,
     Name,
     SamplingFields,
+    Stops,
     chosen,
     function_tool,
     read_format,
@@ -73,7 +73,7 @@ class CountBody(SamplingFields):
     model: str
     messages: list[Turn] = Field(min_length=1)
     system: str | list[dict[str, Any]] | None = None
-    stop_sequences: Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop_sequences: Stops | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Choice | None = None
     thinking: Thinking | None = None

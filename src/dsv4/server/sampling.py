@@ -22,12 +22,16 @@ from dsv4.errors import RequestError
 from dsv4.server.body import Lenient
 
 MOST_STOPS = 16
+MOST_STOP_LENGTH = 1000
 MOST_TOOLS = 128
 MOST_BIASES = 1024
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
+Stops = Annotated[
+    list[Annotated[str, Field(max_length=MOST_STOP_LENGTH)]], Field(max_length=MOST_STOPS)
+]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 
@@ -70,9 +74,9 @@ class SamplingFields(Lenient):
 class StopFields(Lenient):
     """Strings that end an answer."""
 
-    stop: (
-        Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=MOST_STOPS)] | None
-    ) = Field(default=None, json_schema_extra={"description": "A string alone is taken too."})
+    stop: Stops | None = Field(
+        default=None, json_schema_extra={"description": "A string alone is taken too."}
+    )
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -38,3 +38,13 @@ def test_nothing_is_held_without_need() -> None:
     assert filtered.feed("more E") == "more "
     assert filtered.feed("N") == ""
     assert filtered.feed("ough") == "ENough"
+
+
+def test_long_strings_are_searched_quickly() -> None:
+    strings = [letter * 1000 + "!" for letter in "abcdefghijklmnop"]
+    stop = StopStrings(strings)
+    passed = "".join(stop.feed("ab") for _ in range(20_000)) + stop.finish()
+    assert passed == "ab" * 20_000
+    stop = StopStrings(["aab"])
+    assert stop.feed("aaa") == "a" and stop.feed("a") == "a" and stop.feed("b") == ""
+    assert stop.found == "aab"

@@ -251,3 +251,11 @@ def test_models(scripted: Build, model: str) -> None:
 def test_web_search_is_left_out() -> None:
     search = {"type": "web_search_20250305", "name": "web_search"}
     assert asked(tools=[search, WEATHER]).tools[0]["function"]["name"] == "weather"
+
+
+def test_stop_sequences_have_a_limit(scripted: Build) -> None:
+    asking = {"model": "claude", "messages": HELLO, "max_tokens": 1}
+    with client(scripted("x")) as http:
+        for length, status in ((1000, 200), (1001, 400)):
+            asked = asking | {"stop_sequences": ["a" * length]}
+            assert http.post("/v1/messages", json=asked).status_code == status

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from dsv4.chat.answer import Answer, Finish, Shown, Usage
 from dsv4.chat.engine import Engine
 from dsv4.chat.prepared import Prepared
+from dsv4.encoding.control import THINK_CLOSE
 from dsv4.engine import request as ids_engine
 from dsv4.errors import RequestError
 from dsv4.server.metrics import Metrics, Stopwatch
@@ -33,7 +34,10 @@ class Job:
         self._watch = Stopwatch(metrics)
         self._ended = ended
         self._over = False
-        self._tokens = self._cached = 0
+        # Of what was computed, also if nobody reads it.
+        self._tokens = self._reasoning = self._cached = 0
+        self._thinking = prepared.opens_thinking
+        self._think_close = engine.model.tokenizer.control_id(THINK_CLOSE)
         self._finish: Finish | None = None
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[ids_engine.Event | Exception] = asyncio.Queue()
@@ -50,7 +54,7 @@ class Job:
         if self._finish is not None:
             reason, usage = self._finish.reason, self._finish.usage
         elif self._watch.begun:
-            usage = Usage(len(self.prepared.ids), self._tokens, 0, self._cached)
+            usage = Usage(len(self.prepared.ids), self._tokens, self._reasoning, self._cached)
         self._metrics.ended(reason, usage, self._answer.malformed)
         self._ended(self, usage)
 
@@ -69,11 +73,20 @@ class Job:
     def _put(self, item: ids_engine.Event | Exception) -> None:
         if not isinstance(item, Exception):
             self._watch.see(item)
+            self._count(item)
         if self._arrived.qsize() == MOST_UNREAD:
             self._ticket.cancel()
             item = RequestError("the client reads too slowly", status=408, code="slow_reader")
         if self._arrived.qsize() <= MOST_UNREAD:
             self._arrived.put_nowait(item)
+
+    def _count(self, item: ids_engine.Event) -> None:
+        if isinstance(item, ids_engine.Token):
+            self._tokens += 1
+            self._reasoning += self._thinking
+            self._thinking = self._thinking and item.id != self._think_close
+        else:
+            self._cached = item.cached
 
     async def events(self, idle: float, patience: float) -> AsyncGenerator[Shown | None]:
         """The events as they come; None whenever `idle` seconds passed without one.
@@ -105,9 +118,6 @@ class Job:
             raise item
         if isinstance(item, ids_engine.Finish) and item.reason == "cancelled":
             raise RequestError("the request was cancelled", status=503, code="overloaded")
-        self._tokens += isinstance(item, ids_engine.Token)
-        if isinstance(item, ids_engine.Prefill):
-            self._cached = item.cached
         pieces: list[Shown] = [*self._answer.feed(item)]
         if pieces and isinstance(pieces[-1], Finish):
             self._finish = pieces[-1]

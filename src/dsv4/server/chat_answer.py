@@ -71,6 +71,9 @@ class ChatAnswer:
         text = (None, "") if self._thinking else ("", None)
         yield self._chunk({"role": "assistant", "content": text[0], "reasoning_content": text[1]})
 
+    def begun(self, cached: int) -> Iterator[str]:
+        yield from ()
+
     def pieces(self, event: Shown) -> Iterator[str]:
         """Log-probabilities travel with the next delta. Usage stands on the finish chunk, as the
         hosted API sends it, or in a last chunk without choices if the client asked for one."""

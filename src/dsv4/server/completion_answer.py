@@ -39,6 +39,9 @@ class CompletionAnswer:
     def first(self) -> Iterator[str]:
         yield from ()
 
+    def begun(self, cached: int) -> Iterator[str]:
+        yield from ()
+
     def pieces(self, event: Shown) -> Iterator[str]:
         self._note(event)
         if isinstance(event, ContentDelta):

@@ -25,7 +25,7 @@ from dsv4.server import body
 from dsv4.server.accounts import Account, Accounts
 from dsv4.server.envelope import Writer
 from dsv4.server.failure import status_of
-from dsv4.server.job import Job
+from dsv4.server.job import Begun, Job
 from dsv4.server.metrics import Metrics
 from dsv4.server.names import Names
 from dsv4.server.settings import Settings
@@ -153,7 +153,7 @@ class Desk:
         self._of[account.name] += 1
         return job
 
-    def _events(self, job: Job) -> AsyncGenerator[Shown | None]:
+    def _events(self, job: Job) -> AsyncGenerator[Shown | Begun | None]:
         return job.events(self.settings.keep_alive_seconds, self.settings.queue_seconds)
 
     async def _collect(self, job: Job, request: Request) -> list[Shown]:
@@ -166,7 +166,11 @@ class Desk:
 
         watcher = asyncio.create_task(watch())
         try:
-            return [event async for event in self._events(job) if event is not None]
+            return [
+                event
+                async for event in self._events(job)
+                if event is not None and not isinstance(event, Begun)
+            ]
         finally:
             watcher.cancel()
             job.close()
@@ -181,6 +185,9 @@ class Desk:
                 async for event in events:
                     if event is None:
                         yield writer.waiting()
+                    elif isinstance(event, Begun):
+                        for text in writer.begun(event.cached):
+                            yield text
                     else:
                         for text in writer.pieces(event):
                             yield text

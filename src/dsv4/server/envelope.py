@@ -25,6 +25,9 @@ class Writer(Protocol):
     def first(self) -> Iterator[str]:
         """What a stream begins with, while the request waits."""
 
+    def begun(self, cached: int) -> Iterator[str]:
+        """What a stream says once, when the prompt is read; `cached` tokens of it were known."""
+
     def pieces(self, event: Shown) -> Iterator[str]:
         """What a stream says of an event."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 
 from dsv4.chat.answer import Answer, Finish, Shown, Usage
 from dsv4.chat.engine import Engine
@@ -16,6 +17,14 @@ from dsv4.server.metrics import Metrics, Stopwatch
 
 MOST_UNREAD = 4096
 """Events of the engine that may wait for a slow reader; its request is then given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The prompt is being read; `cached` tokens of it were known."""
+
+    cached: int
+
 
 Ended = Callable[["Job", Usage], None]
 
@@ -88,13 +97,14 @@ class Job:
         else:
             self._cached = item.cached
 
-    async def events(self, idle: float, patience: float) -> AsyncGenerator[Shown | None]:
-        """The events as they come; None whenever `idle` seconds passed without one.
+    async def events(self, idle: float, patience: float) -> AsyncGenerator[Shown | Begun | None]:
+        """The events as they come, first of all Begun; None whenever `idle` seconds
+        passed without one.
 
         Raises what the engine met while computing them, and RequestError (503) if it does not
         begin within `patience` seconds.
         """
-        deadline = time.monotonic() + patience
+        deadline, begun = time.monotonic() + patience, False
         try:
             while not self._answer.over:
                 try:
@@ -108,6 +118,9 @@ class Job:
                         ) from None
                     yield None
                     continue
+                if not begun and not isinstance(item, Exception):
+                    begun = True
+                    yield Begun(item.cached if not isinstance(item, ids_engine.Token) else 0)
                 for piece in self._read(item):
                     yield piece
         finally:

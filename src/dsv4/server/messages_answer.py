@@ -29,9 +29,13 @@ def signature(thinking: str) -> str:
 
 
 class MessagesAnswer:
-    """One message while it is written, block after block. `prompt`: tokens of the prompt."""
+    """One message while it is written, block after block. `prompt`: tokens of the prompt.
+
+    A stream's message_start tells how much of the prompt was cached, so it waits for that.
+    """
 
     def __init__(self, model: str, prompt: int) -> None:
+        self._prompt = prompt
         self._message: dict[str, Any] = {
             "id": unguessable("msg_", 24),
             "type": "message",
@@ -52,8 +56,11 @@ class MessagesAnswer:
         return self._message
 
     def first(self) -> Iterator[str]:
-        yield named({"type": "message_start", "message": self._message})
         yield self.waiting()
+
+    def begun(self, cached: int) -> Iterator[str]:
+        self._message["usage"] = usage_json(Usage(self._prompt, 0, 0, cached))
+        yield named({"type": "message_start", "message": self._message})
 
     def pieces(self, event: Shown) -> Iterator[str]:
         yield from map(named, self._json(event))

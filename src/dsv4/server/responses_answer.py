@@ -65,6 +65,9 @@ class ResponsesAnswer:
         for kind in ("response.created", "response.in_progress"):
             yield named(self._event(kind, response=self._response))
 
+    def begun(self, cached: int) -> Iterator[str]:
+        yield from ()
+
     def pieces(self, event: Shown) -> Iterator[str]:
         yield from map(named, self._json(event))
 

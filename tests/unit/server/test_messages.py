@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -259,3 +260,23 @@ def test_stop_sequences_have_a_limit(scripted: Build) -> None:
         for length, status in ((1000, 200), (1001, 400)):
             asked = asking | {"stop_sequences": ["a" * length]}
             assert http.post("/v1/messages", json=asked).status_code == status
+
+
+def test_a_stream_begins_with_what_was_cached(scripted: Build) -> None:
+    asking = {"model": "claude", "max_tokens": 2, "messages": HELLO, "stream": True}
+    engine = scripted("xy")
+    start = engine.start
+
+    def found(prepared: Any, deliver: Any) -> Any:
+        def change(item: Any) -> None:
+            deliver(replace(item, cached=3) if hasattr(item, "cached") else item)
+
+        return start(prepared, change)
+
+    engine.start = found  # type: ignore[method-assign]
+    with client(engine) as http:
+        ping, first, *_, end, _ = named(http.post("/v1/messages", json=asking).text)
+    assert (ping["type"], first["type"]) == ("ping", "message_start")
+    begun, used = first["message"]["usage"], end["usage"]
+    assert begun["cache_read_input_tokens"] == 3 and begun["output_tokens"] == 0
+    assert begun | {"output_tokens": 2} == used

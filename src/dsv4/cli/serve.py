@@ -27,6 +27,9 @@ def serve(
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more get 429.", min=1)] = 1024,
+    queue_tokens: Annotated[
+        int, typer.Option(help="Tokens of prompts that may wait in all; more get 429.", min=1)
+    ] = 8 << 20,
     running: Annotated[
         int, typer.Option(help="Requests that are computed together.", min=1, max=1024)
     ] = 64,
@@ -112,7 +115,12 @@ def serve(
 
     if accounts is not None and (api_key or api_key_file):
         raise UsageError("keys are given twice", "either --accounts or --api-key, --api-key-file")
-    settings = Settings(per_key=per_key, drain_seconds=drain_seconds, origins=tuple(cors or ()))
+    settings = Settings(
+        per_key=per_key,
+        queue_tokens=queue_tokens,
+        drain_seconds=drain_seconds,
+        origins=tuple(cors or ()),
+    )
     with ExitStack() as at_end:
         who: Accounts
         if accounts is None:

@@ -140,6 +140,14 @@ class Desk:
                 status=429,
                 code="rate_limit_exceeded",
             )
+        waiting = sum(job.waiting for job in self._jobs)
+        # One that waits alone may be as long as it likes.
+        if waiting and waiting + len(prepared.ids) > self.settings.queue_tokens:
+            raise RequestError(
+                f"prompts of {waiting} tokens are waiting already; try again in {RETRY_AFTER}s",
+                status=429,
+                code="rate_limit_exceeded",
+            )
 
         def ended(job: Job, usage: Usage) -> None:
             del self._jobs[job]

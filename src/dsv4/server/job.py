@@ -67,6 +67,11 @@ class Job:
         self._metrics.ended(reason, usage, self._answer.malformed)
         self._ended(self, usage)
 
+    @property
+    def waiting(self) -> int:
+        """Tokens of its prompt, until the engine begins with it."""
+        return 0 if self._over or self._watch.begun else len(self.prepared.ids)
+
     def fail(self, error: Exception) -> None:
         """Stop within a step; whoever reads gets this error."""
         self._ticket.cancel()

@@ -410,3 +410,19 @@ def test_what_nobody_read_is_charged_too(scripted: Build) -> None:
     engine.close()
     ((usage),) = used
     assert (usage.prompt, usage.completion, usage.reasoning) == (len(prepared.ids), 6, 4)
+
+
+def test_waiting_prompts_have_so_many_tokens(scripted: Build) -> None:
+    engine = scripted("a" * 4000, delay=0.02, running=1)
+    long = CHAT | {"stream": True, "max_tokens": 4000}
+    with served(engine, settings=Settings(queue_tokens=20)) as base:
+        url = f"{base}/v1/chat/completions"
+        with httpx.stream("POST", url, json=long) as first:
+            lines = first.iter_lines()
+            next(lines)  # it has begun, and waits no more
+            with httpx.stream("POST", url, json=long) as second:
+                assert second.status_code == 200
+                wait(lambda: engine.service.waiting == 1)
+                refused = httpx.post(url, json=CHAT)
+    assert refused.status_code == 429 and "tokens are waiting" in refused.text
+    assert int(refused.headers["retry-after"]) > 0

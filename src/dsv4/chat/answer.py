@@ -75,7 +75,12 @@ Shown = Event | Logprobs | Finish
 
 def call_id(index: int) -> str:
     """An unguessable id for the call at `index` of an answer."""
-    return f"call_{index:02}_" + "".join(secrets.choice(_LETTERS) for _ in range(20))
+    return unguessable(f"call_{index:02}_")
+
+
+def unguessable(prefix: str, length: int = 20) -> str:
+    """A fresh id."""
+    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(length))
 
 
 class Answer:

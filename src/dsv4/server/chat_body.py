@@ -25,6 +25,7 @@ from dsv4.server.sampling import (
     SamplingFields,
     StopFields,
     StreamOptions,
+    Thinking,
     TopLogprobs,
     chosen,
     function_tool,
@@ -34,11 +35,6 @@ from dsv4.server.sampling import (
 INTERNAL = ("task", "extracted_url", "wo_eos", "response_format", "tools")
 """Keys of a message that the encoding knows and the API does not: quick tasks, open turns, and
 what belongs to the request."""
-
-
-class Thinking(Lenient):
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Count | None = None
 
 
 class Tool(Lenient):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from dsv4.chat.answer import Alternative, Logprobs, Shown, Usage
-
-_LETTERS = string.ascii_letters + string.digits
 
 IMPOSSIBLE = -9999.0
 """The log-probability, on the wire, of a token that could not be drawn."""
@@ -36,11 +32,6 @@ class Writer(Protocol):
 
     def failed(self, error: Exception) -> Iterator[str]:
         """The end of a stream that failed."""
-
-
-def unguessable(prefix: str, length: int = 20) -> str:
-    """A fresh id."""
-    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(length))
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

@@ -108,5 +108,7 @@ class Handlers:
     async def detokenize(self, request: Request) -> Response:
         self._desk.looking(request)
         asked = await self._desk.read(request, DetokenizeBody)
+        if asked.model is not None:
+            self._desk.names.check(asked.model)
         tokenizer = self._engine.model.tokenizer
         return Json({"prompt": await self._desk.readers.run(tokenizer.decode, asked.tokens)})

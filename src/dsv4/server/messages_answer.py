@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dsv4.chat.answer import Finish, Shown, Usage
+from dsv4.chat.answer import Finish, Shown, Usage, unguessable
 from dsv4.encoding.events import (
     ContentDelta,
     ReasoningDelta,
@@ -16,7 +16,6 @@ from dsv4.encoding.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from dsv4.server.envelope import unguessable
 from dsv4.server.failure import anthropic_body_of
 from dsv4.server.sse import event as named
 

@@ -18,6 +18,7 @@ from dsv4.server.sampling import (
     Name,
     SamplingFields,
     Stops,
+    Thinking,
     chosen,
     function_tool,
     read_format,
@@ -27,11 +28,6 @@ SERVER_TOOLS = ("web_search", "web_fetch", "code_execution")
 """Begin the types of tools that Anthropic runs; the model is not told of them."""
 
 _IGNORED_BLOCKS = ("server_tool_use", "web_search_tool_result")
-
-
-class Thinking(Lenient):
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Count | None = None
 
 
 class OutputFormat(Lenient):

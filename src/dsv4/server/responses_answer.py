@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dsv4.chat.answer import Finish, Logprobs, Shown, Usage
+from dsv4.chat.answer import Finish, Logprobs, Shown, Usage, unguessable
 from dsv4.encoding.events import (
     ContentDelta,
     ReasoningDelta,
@@ -15,7 +15,7 @@ from dsv4.encoding.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from dsv4.server.envelope import token_json, unguessable
+from dsv4.server.envelope import token_json
 from dsv4.server.failure import response_error
 from dsv4.server.responses_items import seal
 from dsv4.server.sse import event as named

@@ -84,6 +84,11 @@ class StopFields(Lenient):
         return [value] if isinstance(value, str) else value
 
 
+class Thinking(Lenient):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Count | None = None
+
+
 class StreamOptions(Lenient):
     include_usage: bool | None = None
 

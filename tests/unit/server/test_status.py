@@ -55,6 +55,7 @@ def test_tokens_there_and_back(scripted: Build) -> None:
         chat = http.post("/tokenize", json={"messages": HELLO}).json()
         assert chat["count"] == used["prompt_tokens"]
         assert http.post("/detokenize", json={"tokens": [10**6]}).status_code == 400
+        assert http.post("/detokenize", json={"tokens": [], "model": "no"}).status_code == 400
         for bad in ({}, {"prompt": "a", "messages": HELLO}):
             assert http.post("/tokenize", json=bad).status_code == 422
 

@@ -12,10 +12,11 @@ QUEUE_TOKENS = 8 << 20
 class Settings:
     """`most_body`: bytes of a request's body. `per_key`: requests that one key may have under
     way (None: any number). `queue_tokens`: of prompts that may wait in all.
-    `keep_alive_seconds`: silence after which a stream says that it lives. `queue_seconds`: how long a request may wait for the model; `head_seconds` and
-    `body_seconds`: for the head of a request, and for each part of its body. `write_seconds`:
-    how long a client may take nothing of its answer. `drain_seconds`: what answers under way get
-    when the server is told to stop. `origins`: of web pages that may ask (`*`: all).
+    `keep_alive_seconds`: silence after which a stream says that it lives. `queue_seconds`: how
+    long a request may wait for the model; `head_seconds` and `body_seconds`: for the head of a
+    request, and for each part of its body. `write_seconds`: how long a client may take nothing
+    of its answer. `drain_seconds`: what answers under way get when the server is told to stop.
+    `origins`: of web pages that may ask (`*`: all).
     """
 
     most_body: int = 64 * MEBIBYTE

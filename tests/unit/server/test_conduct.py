@@ -415,7 +415,7 @@ def test_what_nobody_read_is_charged_too(scripted: Build) -> None:
 def test_waiting_prompts_have_so_many_tokens(scripted: Build) -> None:
     engine = scripted("a" * 4000, delay=0.02, running=1)
     long = CHAT | {"stream": True, "max_tokens": 4000}
-    with served(engine, settings=Settings(queue_tokens=20)) as base:
+    with served(engine, settings=Settings(queue_tokens=12)) as base:
         url = f"{base}/v1/chat/completions"
         with httpx.stream("POST", url, json=long) as first:
             lines = first.iter_lines()

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from dsv4.cache.store import Stats, Store
 from dsv4.chat.answer import Usage
 from dsv4.chat.engine import Engine
 from dsv4.engine import request as engine
@@ -37,8 +38,32 @@ class _Engine(Collector):
             ),
         ):
             yield self._one(GaugeMetricFamily, name, text, value)
-        count = service.core.counters.preemptions
-        yield self._one(CounterMetricFamily, "num_preemptions", "Requests put back to wait", count)
+        # Read from another thread than the engine's: numbers alone.
+        speculation = service.core.speculation
+        for name, text, count in (
+            ("num_preemptions", "Requests put back to wait", service.core.counters.preemptions),
+            ("spec_decode_num_draft_tokens", "Tokens that were guessed", speculation.guessed),
+            ("spec_decode_num_accepted_tokens", "Guesses that were right", speculation.right),
+        ):
+            yield self._one(CounterMetricFamily, name, text, count)
+        store = memory.cache.store
+        if isinstance(store, Store):
+            yield from self._store(store.stats)
+
+    def _store(self, stats: Stats) -> Iterator[Metric]:
+        for name, text, value in (
+            ("kv_store_bytes", "Disk that the folder of conversations takes", stats.bytes),
+            ("kv_store_records", "Records in it", stats.records),
+        ):
+            yield GaugeMetricFamily(name, text, value)
+        for name, text, value in (
+            ("kv_store_hits", "Records that were found", stats.hits),
+            ("kv_store_misses", "Records that were not", stats.misses),
+            ("kv_store_damaged", "Records that were damaged", stats.damaged),
+            ("kv_store_dropped", "Records that were not written", stats.dropped),
+            ("kv_store_evicted", "Records that made room", stats.evicted),
+        ):
+            yield CounterMetricFamily(name, text, value)
 
     def _one(
         self,

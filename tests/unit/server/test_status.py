@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +90,9 @@ def test_metrics(scripted: Build) -> None:
     ):
         assert seen[f"vllm:{name}_seconds_count",] == 2, name
     assert seen["vllm:num_preemptions_total",] == 0
+    assert seen["vllm:spec_decode_num_draft_tokens_total",] == 0
+    assert seen["vllm:spec_decode_num_accepted_tokens_total",] == 0
+    assert ("kv_store_hits_total",) not in seen  # it has no folder
     assert 0 <= seen["vllm:kv_cache_usage_perc",] <= 1
     assert seen["vllm:inter_token_latency_seconds_count",] == 1
 
@@ -98,3 +102,10 @@ def test_malformed_markup_is_counted(scripted: Build) -> None:
         http.post("/chat/completions", json=CHAT)
         seen = numbers(http.get("/metrics").text)
     assert seen["dsml_malformed_total", "stray_closer"] == 1
+
+
+def test_a_folder_of_conversations_has_metrics(scripted: Build, tmp_path: Path) -> None:
+    with client(scripted("ab", kv_folder=tmp_path / "kv")) as http:
+        seen = numbers(http.get("/metrics").text)
+    for name in ("bytes", "records", "hits_total", "misses_total", "dropped_total"):
+        assert seen[f"kv_store_{name}",] >= 0

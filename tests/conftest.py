@@ -154,3 +154,33 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
         return Engine(Model("scripted", tiny_folder, model), **options)  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; tests that need one are skipped where there is none."""
+    from tests.browsing import start_browser
+
+    driver = start_browser()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """page(engine, accounts, settings) -> the web page of a server for that engine.
+
+    It waits until the page knows the server, unless `connected` is false.
+    """
+    from contextlib import ExitStack
+
+    from tests.browsing import Page
+    from tests.serving import served
+
+    with ExitStack() as servers:
+
+        def build(*arguments: Any, connected: bool = True) -> Page:
+            return Page(browser, servers.enter_context(served(*arguments)), connected)
+
+        yield build
+        browser.get("about:blank")  # closes its connections before the servers end

@@ -16,6 +16,7 @@ inline Operand load_operand(const Value* p) { return _mm256_loadu_ps(p); }
 inline void store_operand(Value* p, Operand x) { _mm256_storeu_ps(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return _mm256_fmadd_ps(a, b, sum); }
 
+constexpr int64_t kPass = 4;
 // Up to how many tokens it costs less to decode weights again than to decode them to memory.
 constexpr int64_t kFewE4m3 = 4, kFewE2m1 = 16, kFewBf16 = 16;
 

@@ -47,6 +47,7 @@ inline void give(int v, __m512i words, Use& use) {
 }
 #endif
 
+constexpr int64_t kPass = 8;
 // Up to how many tokens it costs less to decode weights again than to decode them to memory.
 constexpr int64_t kFewE4m3 = 16, kFewE2m1 = 16, kFewBf16 = 32;
 

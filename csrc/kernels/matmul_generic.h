@@ -15,6 +15,7 @@ inline Operand load_operand(const Value* p) { return load(p); }
 inline void store_operand(Value* p, Operand x) { store(p, x); }
 inline F multiply(F sum, Operand a, Operand b) { return fma(a, b, sum); }
 
+constexpr int64_t kPass = 4;
 // Up to how many tokens it costs less to decode weights again than to decode them to memory.
 constexpr int64_t kFewE4m3 = 4, kFewE2m1 = 4, kFewBf16 = 4;
 

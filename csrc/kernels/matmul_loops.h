@@ -122,7 +122,7 @@ void few(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end
          int64_t ldy, float* buffer) {
   const uint8_t* x[Kind<kFormat>::kFew];
   for (int64_t i = 0; i < count; ++i) x[i] = input(i);
-  const int64_t passes = (count + 3) / 4;
+  const int64_t passes = (count + kPass - 1) / kPass;
   typename Kind<kFormat>::Scales scales;
   for (int64_t n = begin; n < end; n += kRows, y += kRows) {
     const Tile<kFormat> tile(w, n, end);
@@ -137,6 +137,10 @@ void few(Input input, int64_t count, const Matrix& w, int64_t begin, int64_t end
         case 2: multiply(Count<2>()); break;
         case 3: multiply(Count<3>()); break;
         case 4: multiply(Count<4>()); break;
+        case 5: multiply(Count<5>()); break;
+        case 6: multiply(Count<6>()); break;
+        case 7: multiply(Count<7>()); break;
+        case 8: multiply(Count<8>()); break;
       }
       i += tokens;
     }

@@ -130,7 +130,7 @@ void select(const Kernels& table, const KeyLayout& layout, int64_t heads, int64_
   Block<uint8_t> merging(table.merge_scratch_bytes(k));
   std::vector<uint8_t*> blocks;
   for (int64_t n = 0; n < count; n += 32) blocks.push_back(keys.get() + n * stride);
-  const PagedRows rows{blocks.data(), 0, 5, stride};
+  const dsv4::PagedRows rows{blocks.data(), 0, 5, stride};
   // From three parts, so that merging is tried too.
   Block<float> found(3 * k);
   Block<int32_t> numbers(3 * k);

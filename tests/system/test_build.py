@@ -225,6 +225,7 @@ def build_wheel(folder: Path, **environment: str) -> tuple[Path, list[str]]:
     (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "dsv4/bundled/nano/config.json" in names
+    assert {"dsv4/server/web/index.html", "dsv4/pricing/prices.toml"} <= set(names)
     assert not [n for n in names if n.endswith(".pyc") or n.startswith(("csrc", "tests"))]
     return wheel, names
 

@@ -107,6 +107,10 @@ class Engine:
         """What the engine holds, and `problems`: things held by nobody. Looked at while idle."""
         return self.service.integrity()
 
+    def warm(self) -> None:
+        """Do now what the first request with tools or a format would wait for, some seconds."""
+        self._grammars.warm()
+
     def close(self) -> None:
         """End what is still running with an error, and the thread."""
         self.service.close()

@@ -47,6 +47,10 @@ class Grammars:
         self._bytes = 0
         self._lock = threading.Lock()
 
+    def warm(self) -> None:
+        """Have the compiler ready; loading it takes seconds."""
+        _ = self.vocabulary.compiler
+
     def compiled(self, body: Body, closer: str, param: str) -> xgrammar.CompiledGrammar:
         """`body` and then the text `closer`. Raises RequestError naming `param` for what the
         compiler cannot do."""

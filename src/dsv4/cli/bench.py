@@ -65,13 +65,13 @@ def bench(
     from dsv4.errors import UsageError
     from dsv4.evaluation.machine import ceilings, reset_peak, use_threads
     from dsv4.numerics.policy import by_name
-    from dsv4.ops.cpu.threads import cores, interleave
+    from dsv4.ops.cpu.threads import default, interleave
 
     if explain and check:
         raise UsageError("--explain and --check are two commands", "give one of them")
     if (text or ids) and not check:
         raise UsageError("--text and --ids belong to --check", "the other measurements draw ids")
-    policy, count = by_name(numerics), threads or cores()
+    policy, count = by_name(numerics), threads or default()
     lengths, depths = sizes(prefill, 1), sizes(decode, 0)
     if check:
         _check(model, text, ids, length, tokens, count, as_json)

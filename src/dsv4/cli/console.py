@@ -12,6 +12,7 @@ from dsv4.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 T = TypeVar("T")
@@ -44,6 +45,18 @@ def output() -> Console:
             raise BrokenPipeError  # rich would exit with an error code
 
     return Output(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def table(title: str, *columns: str, left: int = 1) -> Table:
+    """An empty table without rules; all columns but the first `left` hold numbers."""
+    from rich.table import Table
+
+    made = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+    return made
 
 
 class Done(Protocol):

@@ -137,20 +137,10 @@ def _tensors(config: ModelConfig) -> dict[str, Any]:
 
 def _show(facts: dict[str, Any], config: ModelConfig) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    from dsv4.cli.console import output, quantity, size
+    from dsv4.cli.console import output, quantity, size, table
 
     out = output()
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(
-            title=title, title_justify="left", title_style="bold", box=None, pad_edge=False
-        )
-        for i, column in enumerate(columns):
-            made.add_column(column, justify="right" if i else "left", no_wrap=True)
-        return made
-
     layers, counted, tensors = facts["layers"], facts["parameters"], facts["tensors"]
     out.print(
         f"[bold]{escape(facts['model'])}[/]: {config.num_hidden_layers} layers "

@@ -14,6 +14,7 @@ from dsv4.cli.options import (
     OptionalModel,
     ThreadsOption,
 )
+from dsv4.errors import UsageError
 
 Mode = Literal["auto", "on", "off"]
 
@@ -44,6 +45,14 @@ def serve(
         ),
     ] = None,
     kv_disk: Annotated[str, typer.Option(help="What the folder may hold.", metavar="SIZE")] = "16G",
+    kv_checkpoints: Annotated[
+        str,
+        typer.Option(
+            help="Tokens between places from which a kept conversation can be gone on; zero: none, "
+            "what is needed is computed again (docs/engine.md).",
+            metavar="TOKENS",
+        ),
+    ] = "1024",
     speculation: Annotated[
         Mode, typer.Option(help="Guess tokens ahead, where the model can: it changes no answer.")
     ] = "auto",
@@ -63,6 +72,12 @@ def serve(
         Path | None,
         typer.Option(help="A file with one key per line.", metavar="FILE"),
     ] = None,
+    accounts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file of keys with budgets and limits (docs/accounts.md).", metavar="FILE"
+        ),
+    ] = None,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,24 +95,38 @@ def serve(
     /v1/models, /health, /metrics; all of them in docs/server.md. Requests are
     computed together; those that find no place wait in a queue.
 
+    A web page to talk with the model is at /.
+
     Ctrl-C or SIGTERM refuses new requests and lets answers under way end; a
     second one stops at once.
     """
+    from contextlib import ExitStack, closing
+
     import dsv4
     from dsv4.cli.loading import load, parse_size
-    from dsv4.server.accounts import Keys, read_keys
+    from dsv4.engine.memory import Checkpoints
+    from dsv4.server.accounts import Accounts, Keys, read_keys
+    from dsv4.server.ledger_file import open_ledger
     from dsv4.server.run import run
     from dsv4.server.settings import Settings
 
-    accounts = Keys(read_keys(api_key or (), api_key_file))
+    if accounts is not None and (api_key or api_key_file):
+        raise UsageError("keys are given twice", "either --accounts or --api-key, --api-key-file")
     settings = Settings(per_key=per_key, drain_seconds=drain_seconds, origins=tuple(cors or ()))
-    engine = dsv4.Engine(
-        load(model, numerics, threads, memory_limit),
-        queue=queue,
-        running=running,
-        kv_memory=None if kv_memory is None else parse_size(kv_memory),
-        kv_folder=kv_folder,
-        kv_disk=parse_size(kv_disk),
-        speculation=speculation,
-    )
-    run(engine, host=host, port=port, accounts=accounts, settings=settings)
+    with ExitStack() as at_end:
+        who: Accounts
+        if accounts is None:
+            who = Keys(read_keys(api_key or (), api_key_file))
+        else:
+            who = at_end.enter_context(closing(open_ledger(accounts)))
+        engine = dsv4.Engine(
+            load(model, numerics, threads, memory_limit),
+            queue=queue,
+            running=running,
+            kv_memory=None if kv_memory is None else parse_size(kv_memory),
+            kv_folder=kv_folder,
+            kv_disk=parse_size(kv_disk),
+            checkpoints=Checkpoints.parse(kv_checkpoints),
+            speculation=speculation,
+        )
+        run(engine, host=host, port=port, accounts=who, settings=settings)

@@ -76,7 +76,7 @@ class Core:
     def check(self, generation: Generation) -> None:
         """Raises UsageError for ids that are none of this model, or too many of them."""
         vocabulary = self.model.config.vocab_size
-        for token in generation.ids:
+        for token in (min(generation.ids), max(generation.ids)):
             checked(token, vocabulary)
         for token, _ in generation.sampling.bias:
             checked(token, vocabulary)

@@ -33,10 +33,17 @@ class Checkpoints:
 
     period: int | None = 1024
 
+    @classmethod
+    def parse(cls, text: str) -> Checkpoints:
+        """A number of tokens, or `zero`. Raises UsageError."""
+        if text != "zero" and not text.isdecimal():
+            raise UsageError(f"checkpoints {text!r}", f"a multiple of {BLOCK}, or zero")
+        return cls(None if text == "zero" else int(text))
+
     def __post_init__(self) -> None:
         if self.period is not None and (self.period < BLOCK or self.period % BLOCK):
             raise UsageError(
-                f"checkpoints every {self.period} tokens", f"a multiple of {BLOCK}, or none"
+                f"checkpoints every {self.period} tokens", f"a multiple of {BLOCK}, or zero"
             )
 
 

@@ -15,11 +15,13 @@ from starlette.types import ASGIApp
 from dsv4.chat.engine import Engine
 from dsv4.engine.service import RETRY_AFTER
 from dsv4.errors import Dsv4Error
-from dsv4.server import failure, routes
+from dsv4.pricing.file import built_in
+from dsv4.server import failure, page, routes, usage
 from dsv4.server.accounts import Accounts, Keys
 from dsv4.server.conduct import Conduct
 from dsv4.server.desk import Desk
 from dsv4.server.handlers import Handlers
+from dsv4.server.ledger import Ledger
 from dsv4.server.settings import Settings
 from dsv4.server.sse import Json
 from dsv4.server.status import Status
@@ -51,6 +53,10 @@ def create_app(
     )
     desk = app.state.desk = Desk(engine, accounts or Keys(), settings or Settings())
     routes.add(app, routes.routes(Handlers(desk), Status(desk)))
+    if isinstance(accounts, Ledger):
+        usage.mount(app, accounts)
+    prices = accounts.prices if isinstance(accounts, Ledger) else built_in()
+    page.mount(app, prices, thinking=engine.model.defaults.thinking)
     for kind in (Dsv4Error, RequestValidationError, RecursionError, Exception):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from contextlib import suppress
 from types import FrameType
@@ -20,6 +21,8 @@ from dsv4.server.settings import Settings
 
 logger = logging.getLogger("dsv4.server")
 
+WARM_AFTER = 2.0
+"""Seconds after which what the first request with tools needs is loaded."""
 FLUSH_SECONDS = 2
 """What is left, once answers were ended, to tell their clients so."""
 
@@ -79,7 +82,13 @@ def run(engine: Engine, *, host: str, port: int, accounts: Accounts, settings: S
             bound,
         )
         app = create_app(engine, accounts, settings)
-        Server(config(app, settings), app.state.desk).run(sockets=[listener])
+        warming = threading.Timer(WARM_AFTER, engine.warm)
+        warming.daemon = True
+        warming.start()
+        try:
+            Server(config(app, settings), app.state.desk).run(sockets=[listener])
+        finally:
+            warming.cancel()
 
 
 def config(app: object, settings: Settings) -> uvicorn.Config:

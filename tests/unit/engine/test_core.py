@@ -335,6 +335,14 @@ def test_a_budget_too_small_for_any_context_is_refused(model: Transformer) -> No
         Memory(model, 1 << 16)
 
 
+def test_checkpoints_as_the_command_line_says_them() -> None:
+    assert Checkpoints.parse("zero").period is None
+    assert Checkpoints.parse("256").period == 256
+    for bad in ("0", "100", "-128", "often"):
+        with pytest.raises(UsageError, match="checkpoints"):
+            Checkpoints.parse(bad)
+
+
 class Dict:
     """A store that is a dictionary; some records get lost."""
 

@@ -42,12 +42,22 @@ def test_one_node_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not threads.interleave()
 
 
+@pytest.mark.parametrize(
+    ("told", "count"), [("3", 3), ("9999", 1024), ("0", None), ("x", None), ("", None)]
+)
+def test_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, told: str, count: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert threads.default() == (threads.cores() if count is None else count)
+
+
 @pytest.mark.skipif(native is None, reason="no native kernels")
 def test_the_number_of_threads_is_taken() -> None:
     before = native.thread_count()
     try:
         assert threads.use(3) == 3 == native.thread_count()
-        assert threads.use(None) == threads.cores() == native.thread_count()
+        assert threads.use(None) == threads.default() == native.thread_count()
     finally:
         native.set_thread_count(before)
 

@@ -335,3 +335,27 @@ def test_who_takes_nothing_of_an_answer_is_cut_off(scripted: Build) -> None:
             except ConnectionResetError:
                 pass
     assert got.count(b"HTTP/1.1 200") < count
+
+
+@pytest.mark.parametrize(
+    ("path", "asking"),
+    [("/v1/chat/completions", CHAT | {"user": "me"}), ("/v1/completions", {"prompt": "x"})],
+)
+def test_users_of_different_keys_are_never_the_same(
+    scripted: Build, path: str, asking: dict[str, Any]
+) -> None:
+    engine = scripted("x")
+    users: list[str] = []
+    start = engine.start
+
+    def note(prepared: Any, deliver: Any) -> Any:
+        users.append(prepared.request.user)
+        return start(prepared, deliver)
+
+    engine.start = note  # type: ignore[method-assign]
+    asking = {"model": "scripted", "user": "me", **asking}
+    with client(engine, KEYS) as http:
+        for key in ("sk-one", "sk-two", "sk-one"):
+            http.post(path, json=asking, headers={"x-api-key": key})
+        http.post(path, json=asking | {"user": "you"}, headers={"x-api-key": "sk-one"})
+    assert users[0] == users[2] and len({*users}) == 3

@@ -13,8 +13,9 @@ def register() -> None:
         for kind in KINDS:
             KINDS[kind] = Fused(kind, reason=f"no native kernels: {reason()}; {hint()}")
         return
-    from dsv4.ops.cpu import model, sublayers
+    from dsv4.ops.cpu import model, sublayers, threads
 
+    threads.use(None)
     why = f"native kernels for {kernels.instruction_set()}"
     offer("model", "cpu", model.model, why)
     offer("connections", "cpu", sublayers.connections, why)

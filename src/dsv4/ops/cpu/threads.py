@@ -38,15 +38,21 @@ def cores() -> int:
     return len(found)
 
 
+def default() -> int:
+    """Threads if nobody says otherwise: OMP_NUM_THREADS, as torch reads it, or one per core."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(told), MOST) if told.isdecimal() and int(told) > 0 else cores()
+
+
 def use(threads: int | None) -> int:
-    """Let the kernels run on `threads` threads (None: one per core); returns their number.
+    """Let the kernels run on `threads` threads (None: as `default` says); returns their number.
 
     Raises UsageError for a number out of range. Torch keeps its own pool: set it to one thread
     where the kernels do the work, or both pools compete for the cores.
     """
     if threads is not None and not 1 <= threads <= MOST:
         raise UsageError(f"{threads} threads are out of range", f"1 to {MOST}")
-    count = cores() if threads is None else threads
+    count = default() if threads is None else threads
     if native is not None:
         native.set_thread_count(count)
     return count

@@ -1,0 +1,1 @@
+"""What tokens cost: dated prices of hosted APIs, in exact decimal arithmetic."""

@@ -111,6 +111,14 @@ class Core:
             tokens = self.counters.generated_tokens - before
             self.speculation.measured(len(chosen), tokens, time.perf_counter() - began)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """Have a running sequence make way: it goes on later from what is then still kept."""
+        self.running.remove(sequence)
+        self.memory.release(sequence)
+        self.queue.put_back(sequence)
+        self._full = True
+        self.counters.preemptions += 1
+
     def fail(self, error: Exception) -> None:
         """End every request with an error: the model cannot go on."""
         for sequence in [*self.running, *self.queue]:
@@ -188,11 +196,7 @@ class Core:
             if self.memory.make_room(need) or len(self.running) == 1:
                 break
             last = max(self.running, key=lambda sequence: sequence.number)
-            self.running.remove(last)
-            self.memory.release(last)
-            self.queue.put_back(last)
-            self._full = True
-            self.counters.preemptions += 1
+            self.preempt(last)
             chosen = [piece for piece in chosen if piece.sequence is not last]
         return chosen
 

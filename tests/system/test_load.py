@@ -39,7 +39,7 @@ def blow(folder: Path, log: Path, *, requests: int, at_once: int, seed: int) -> 
                 requests=requests,
                 at_once=at_once,
                 model="tiny",
-                context=2000,
+                context=800,
                 process=process.pid,
                 seed=seed,
             )
@@ -51,10 +51,10 @@ def blow(folder: Path, log: Path, *, requests: int, at_once: int, seed: int) -> 
 
 
 def test_a_storm_leaves_nothing_behind(tiny_folder: Path, tmp_path: Path) -> None:
-    seen = blow(tiny_folder, tmp_path / "log", requests=120, at_once=100, seed=1)
+    seen = blow(tiny_folder, tmp_path / "log", requests=110, at_once=100, seed=1)
     assert seen["answers_compared"] > 50
     assert seen["refused_and_sent_again"] > 0, "the queue was never full"
-    assert seen["fullest_cache"] > 0.5
+    assert seen["fullest_cache"] > 0.3
     assert seen["outcomes"]["leaves midway: left"] > 0
     assert seen["health_ms"]["p99"] < 1000
 

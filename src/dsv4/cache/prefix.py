@@ -71,6 +71,8 @@ class PrefixCache:
     def __init__(self, store: Store | None = None, blind: int | None = None) -> None:
         self.store, self.blind = store, blind
         self.bytes = 0
+        self.evictable = 0
+        """Bytes of what nobody uses. A block in use has all before it in use."""
         self.queries = self.hits = 0
         """Tokens looked up, and found."""
         self._nodes: dict[bytes, Node] = {}
@@ -92,8 +94,16 @@ class PrefixCache:
         hit = self._find(keys)
         self.hits += hit.length
         if self.store is not None and hit.nodes:
-            self.store.touch("block", [node.key for node in hit.nodes])
+            self._store_again(self.store, hit)
         return hit
+
+    def _store_again(self, store: Store, hit: Hit) -> None:
+        """Let what is used stay on disk; what the store had no time for is offered again."""
+        store.touch("block", [node.key for node in hit.nodes])
+        store.touch("window", [hit.nodes[-1].key])
+        for node in hit.nodes:
+            if not store.contains("block", node.key):
+                store.put("block", node.key, [_bytes(node.block)])
 
     def _find(self, keys: Sequence[bytes]) -> Hit:
         while True:
@@ -137,8 +147,7 @@ class PrefixCache:
     def put_tail(self, node: Node, tail: Tensor) -> None:
         """Let sequences go on after a block."""
         if node.tail is None:
-            node.tail = tail
-            self.bytes += tail.nbytes
+            self._add_tail(node, tail)
             if self.store is not None:
                 self.store.put("window", node.key, [_bytes(tail)])
 
@@ -148,6 +157,7 @@ class PrefixCache:
         for node in nodes:
             node.pins -= 1
             assert node.pins >= 0
+            self.evictable += 0 if node.pins else node.nbytes
             self._touch(node, now)
 
     def evict(self, wanted: int) -> int:
@@ -167,6 +177,8 @@ class PrefixCache:
         problems = []
         if self.bytes != sum(node.nbytes for node in self._nodes.values()):
             problems.append("prefix cache: wrong number of bytes")
+        if self.evictable != sum(node.nbytes for node in self._nodes.values() if not node.pins):
+            problems.append("prefix cache: wrong number of evictable bytes")
         children: dict[bytes, int] = {}
         for node in self._nodes.values():
             if node.parent is not None:
@@ -203,8 +215,7 @@ class PrefixCache:
         if node.tail is None and self.store is not None:
             data = self.store.get("window", node.key)
             if data is not None:
-                node.tail = torch.frombuffer(data, dtype=torch.uint8)
-                self.bytes += node.tail.nbytes
+                self._add_tail(node, torch.frombuffer(data, dtype=torch.uint8))
         return node.tail
 
     def _insert(self, parent: Node | None, key: bytes, block: Tensor) -> Node:
@@ -212,9 +223,16 @@ class PrefixCache:
         if parent is not None:
             parent.children += 1
         self.bytes += block.nbytes
+        self.evictable += block.nbytes
         return node
 
+    def _add_tail(self, node: Node, tail: Tensor) -> None:
+        node.tail = tail
+        self.bytes += tail.nbytes
+        self.evictable += 0 if node.pins else tail.nbytes
+
     def _pin(self, node: Node) -> None:
+        self.evictable -= 0 if node.pins else node.nbytes
         node.pins += 1
         node.used = next(self._clock)
 
@@ -230,6 +248,7 @@ class PrefixCache:
     def _remove(self, node: Node) -> None:
         del self._nodes[node.key]
         self.bytes -= node.nbytes
+        self.evictable -= node.nbytes
         parent = node.parent
         if parent is not None:
             parent.children -= 1

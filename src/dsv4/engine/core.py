@@ -66,6 +66,8 @@ class Core:
         self.counters = Counters()
         self.speculation = Speculation(model, speculation)
         self._most_running = most_running
+        self._full = False
+        """Whether the next request found no room."""
         self._numbers = count(1)
 
     @property
@@ -105,9 +107,17 @@ class Core:
         decoding = all(piece.sequence.decoding for piece in chosen)
         began, before = time.perf_counter(), self.counters.generated_tokens
         self._run(chosen)
-        if decoding:
+        if decoding and len(chosen) <= MOST_GUESSING:
             tokens = self.counters.generated_tokens - before
-            self.speculation.measured(tokens, time.perf_counter() - began)
+            self.speculation.measured(len(chosen), tokens, time.perf_counter() - began)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Have a running sequence make way: it goes on later from what is then still kept."""
+        self.running.remove(sequence)
+        self.memory.release(sequence)
+        self.queue.put_back(sequence)
+        self._full = True
+        self.counters.preemptions += 1
 
     def fail(self, error: Exception) -> None:
         """End every request with an error: the model cannot go on."""
@@ -119,6 +129,8 @@ class Core:
     def check_integrity(self) -> list[str]:
         """What is inconsistent, or held by nobody: nothing, unless there is a bug."""
         problems = self.memory.cache.check()
+        if self.memory.holders != {*self.running}:
+            problems.append("others than the running sequences hold states")
         used = sum(len(sequence.nodes) for sequence in self.running)
         if used != self.memory.cache.pins:
             problems.append(f"{self.memory.cache.pins} pins of blocks, {used} in use")
@@ -132,27 +144,46 @@ class Core:
             self._end(sequence)
 
     def _end(self, sequence: Sequence) -> None:
+        """A sequence has its `reason`: tell, and keep what it computed."""
         self._leave(sequence)
-        self.memory.release(sequence)
-        sequence.end()
+        try:
+            self.memory.release(sequence)
+        except Exception:
+            logger.exception("what a request computed is lost")
+            self.memory.drop(sequence)
+        finally:
+            sequence.end()
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End one request with an error."""
+        logger.error("a request failed", exc_info=error)
+        self._leave(sequence)
+        self.memory.drop(sequence)
+        sequence.deliver(error)
 
     def _leave(self, sequence: Sequence) -> None:
         if sequence in self.running:
             self.running.remove(sequence)
+            self._full = False
         else:
             self.queue.remove(sequence)
+        self.queue.gone(sequence.user)
 
     def _admit(self) -> None:
-        while len(self.running) < self._most_running:
+        """Let requests in while there is room. Once there is none, nobody is asked again before
+        a sequence ends."""
+        while len(self.running) < self._most_running and not (self._full and self.running):
             sequence = self.queue.peek()
             if sequence is None:
                 return
-            need = self.memory.first_need(sequence)
-            if self.running and not self.memory.make_room(need):
-                return
-            self.queue.remove(sequence)
-            self.memory.admit(sequence)
-            self.running.append(sequence)
+            try:
+                self._full = not self.memory.admit(sequence)
+            except Exception as error:  # a record that is not what it seems, no memory
+                self._fail(sequence, error)
+                continue
+            if not self._full:
+                self.queue.remove(sequence)
+                self.running.append(sequence)
 
     def _fitting(self, chosen: list[Piece]) -> list[Piece]:
         """The pieces that there is room for; the newest sequences make way for the others."""
@@ -165,10 +196,7 @@ class Core:
             if self.memory.make_room(need) or len(self.running) == 1:
                 break
             last = max(self.running, key=lambda sequence: sequence.number)
-            self.running.remove(last)
-            self.memory.release(last)
-            self.queue.put_back(last)
-            self.counters.preemptions += 1
+            self.preempt(last)
             chosen = [piece for piece in chosen if piece.sequence is not last]
         return chosen
 
@@ -185,20 +213,14 @@ class Core:
                 sequence.deliver(Prefill(sequence.length, sequence.cached or 0))
             try:
                 self._advance(sequence, start + piece.length, output)
+                if sequence.reason is None:
+                    self._guess(sequence, start, output.streams_BTSD[0])
+                    self.memory.commit(sequence)
             except Exception as error:  # of this request alone: its grammar, its logits
-                logger.exception("a request failed")
-                self._leave(sequence)
-                self.memory.drop(sequence)
-                sequence.deliver(error)
+                self._fail(sequence, error)
                 continue
             if sequence.reason is not None:
                 self._end(sequence)
-                continue
-            if self.speculation.active and len(self.running) <= MOST_GUESSING:
-                self._guess(sequence, start, output.streams_BTSD[0])
-            else:
-                sequence.draft = None
-            self.memory.commit(sequence)
 
     def _input(self, piece: Piece) -> transformer.Piece:
         """The next ids of a sequence, and the guess at what comes after them."""
@@ -243,7 +265,11 @@ class Core:
         self.counters.generated_tokens += 1
 
     def _guess(self, sequence: Sequence, start: int, streams_TSD: Tensor) -> None:
-        """Guess on from the positions that were computed and whose next token is known."""
+        """Guess on, while that pays, from the positions that were computed and whose next token is
+        known."""
+        if not self.speculation.active or len(self.running) > MOST_GUESSING:
+            sequence.draft = None
+            return
         known = sequence.length - start
         if sequence.waiting_ids == 1:
             skipped = max(0, known - self.model.config.sliding_window)

@@ -17,6 +17,9 @@ from dsv4.errors import UsageError
 from dsv4.model.blocks import BLOCK
 from dsv4.model.transformer import Transformer
 
+HEADROOM = 1
+"""Blocks besides those of its ids that a sequence is to find free when it is admitted."""
+
 
 def default_capacity() -> int:
     """A quarter of the machine's memory, in bytes."""
@@ -67,7 +70,7 @@ class Memory:
         self._ring_bytes = model.new_state().ring_bytes
         if model.mtp:
             self._ring_bytes += model.new_mtp_state().ring_bytes
-        self._holders: list[Sequence] = []
+        self._holders: list[Sequence] = []  # in the order of their admission
         room = max(0, capacity - 2 * self._ring_bytes) // max(1, self.block_bytes) * BLOCK
         self.context = min(config.max_position_embeddings, room)
         """Tokens a sequence can have: those of the model, if the budget holds them."""
@@ -90,15 +93,25 @@ class Memory:
         return Chain(self._binding, user)
 
     @property
+    def holders(self) -> frozenset[Sequence]:
+        """The sequences that have a state."""
+        return frozenset(self._holders)
+
+    @property
     def used(self) -> int:
         """Bytes that are held: what is shared or kept, and what single sequences have."""
         own = sum(sequence.own_blocks for sequence in self._holders)
         return self.cache.bytes + own * self.block_bytes + len(self._holders) * self._ring_bytes
 
     def make_room(self, wanted: int) -> bool:
-        """Whether `wanted` more bytes fit, after giving up what nobody uses."""
+        """Whether `wanted` more bytes fit. What nobody uses is given up for them, but nothing if
+        that were not enough."""
         missing = self.used + wanted - self.capacity
-        return missing <= 0 or self.cache.evict(missing) >= missing
+        if missing > self.cache.evictable:
+            return False
+        if missing > 0:
+            self.cache.evict(missing)
+        return True
 
     def growth(self, sequence: Sequence, count: int) -> int:
         """Bytes that `count` more ids of a sequence need."""
@@ -106,27 +119,35 @@ class Memory:
         blocks = -(-(sequence.length + count) // BLOCK) - len(sequence.state.table)
         return max(0, blocks) * self.block_bytes
 
-    def admit(self, sequence: Sequence) -> None:
-        """Give a sequence its state: the longest prefix that is known."""
+    def admit(self, sequence: Sequence) -> bool:
+        """Give a sequence its state: the longest prefix that is known. False if there is no room
+        for the rest of its ids and some more; a sequence that would be alone always gets it."""
         # The last id is always computed: its logits are wanted.
         keys = sequence.chain.extend(sequence.ids, (len(sequence.ids) - 1) // BLOCK)
         hit = self.cache.find(keys)
-        state = sequence.state = self._model.new_state()
+        blocks_in_all = -(-len(sequence.ids) // BLOCK) + HEADROOM
+        need = self._ring_bytes + max(0, blocks_in_all - len(hit.nodes)) * self.block_bytes
+        if not self.make_room(need) and self._holders:
+            self.cache.release(hit.nodes)
+            return False
+        state = self._model.new_state()
         blocks = [node.block for node in hit.nodes]
-        if hit.tail is not None:
-            state.resume(blocks, hit.tail)
-        elif blocks:
-            state.resume_blind(blocks, hit.length)
+        try:
+            if hit.tail is not None:
+                state.resume(blocks, hit.tail)
+            elif blocks:
+                state.resume_blind(blocks, hit.length)
+        except BaseException:
+            self.cache.release(hit.nodes)
+            raise
+        sequence.state = state
         self._holders.append(sequence)
         sequence.nodes = hit.nodes
         sequence.exact_from = len(blocks) * BLOCK
         sequence.shared = self.cache.reach(keys) * BLOCK
         if sequence.cached is None:
             sequence.cached = hit.length
-
-    def first_need(self, sequence: Sequence) -> int:
-        """Bytes without which admitting a sequence makes no sense."""
-        return self._ring_bytes + -(-len(sequence.ids) // BLOCK) * self.block_bytes
+        return True
 
     def piece(self, sequence: Sequence, count: int) -> int:
         """At most `count` ids, but no further than a place that is to be kept."""

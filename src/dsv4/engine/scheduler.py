@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
@@ -23,7 +23,10 @@ class Queue:
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Sequence]] = {}
         self._length = 0  # counted, as other threads ask for it
-        self._served: dict[str, float] = defaultdict(float)
+        self._active: Counter[str] = Counter()
+        """Requests by user, waiting or running."""
+        self._served: Counter[str] = Counter()
+        """Tokens that users got."""
 
     def __len__(self) -> int:
         return self._length
@@ -32,20 +35,22 @@ class Queue:
         for line in self._waiting.values():
             yield from line
 
-    def of(self, user: str) -> int:
-        """How many requests of a user wait."""
-        return len(self._waiting.get(user, ()))
-
     def add(self, sequence: Sequence) -> None:
         """Put a request at the end of its user's line."""
-        line = self._waiting.get(sequence.user)
-        if line is None:
-            line = self._waiting[sequence.user] = deque()
-            # Who comes back after a pause has no claim on the time nobody asked for.
-            least = min((self._served[user] for user in self._waiting), default=0.0)
-            self._served[sequence.user] = max(self._served[sequence.user], least)
-        line.append(sequence)
+        user = sequence.user
+        if user not in self._active:
+            # Who was away has no claim on the time others had meanwhile.
+            least = min((self._served[name] for name in self._active), default=0)
+            self._served[user] = max(self._served[user], least)
+        self._active[user] += 1
+        self._waiting.setdefault(user, deque()).append(sequence)
         self._length += 1
+
+    def gone(self, user: str) -> None:
+        """A request of a user is over."""
+        self._active[user] -= 1
+        if not self._active[user]:
+            del self._active[user]
 
     def put_back(self, sequence: Sequence) -> None:
         """Return a request to the head of its user's line."""
@@ -70,12 +75,9 @@ class Queue:
         """Count what a user got."""
         self._served[user] += tokens
         if len(self._served) > 10_000:  # names of users who are gone
-            waiting = self._waiting.keys()
-            self._served = defaultdict(
-                float, {name: n for name, n in self._served.items() if name in waiting}
-            )
+            self._served = Counter({name: self._served[name] for name in self._active})
 
-    def credit(self, user: str) -> float:
+    def credit(self, user: str) -> int:
         """Tokens a user was served; who has fewer comes first."""
         return self._served[user]
 

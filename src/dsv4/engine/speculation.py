@@ -50,6 +50,8 @@ class Speculation:
     right: int = 0
     _active: bool = False
     _steps: int = 0
+    _batch: int = 0
+    _others: int = 0
     _with: _Rate = field(default_factory=_Rate)
     _without: _Rate = field(default_factory=_Rate)
 
@@ -75,10 +77,19 @@ class Speculation:
             return None
         return self._with.per_second / self._without.per_second
 
-    def measured(self, tokens: int, seconds: float) -> None:
-        """Note a step in which sequences only decoded; decides about the next one."""
+    def measured(self, batch: int, tokens: int, seconds: float) -> None:
+        """Note a step in which `batch` sequences only decoded; decides about the next one.
+
+        Only steps of one size are compared; where sizes change too often, the comparison begins
+        again with the new one.
+        """
         if self.mode != "auto":
             return
+        if self._steps < 2 * TRIAL and batch != self._batch:
+            self._others += 1
+            if self._steps and self._others < 4 * TRIAL:
+                return
+            self._begin(batch)
         self._steps += 1
         if self._steps <= 2 * TRIAL:
             rate = self._with if self._active else self._without
@@ -89,8 +100,11 @@ class Speculation:
             elif self._steps == 2 * TRIAL:
                 self._active = self._with.per_second > self._without.per_second
         elif self._steps >= AGAIN_AFTER:
-            self._steps, self._active = 0, True
-            self._with, self._without = _Rate(), _Rate()
+            self._begin(batch)
+
+    def _begin(self, batch: int) -> None:
+        self._steps, self._active, self._batch, self._others = 0, True, batch, 0
+        self._with, self._without = _Rate(), _Rate()
 
     def guess(self, sequence: Sequence, streams_TSD: Tensor, start: int) -> None:
         """Guess the token after a sequence's newest one.

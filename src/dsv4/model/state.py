@@ -307,7 +307,7 @@ class State:
         self.reserve(length)
         for i, layer in enumerate(self.layers):
             for name, ring in layer.rings():
-                ring.rows = tensors[f"layers.{i}.{name}"].clone()
+                ring.rows.copy_(tensors[f"layers.{i}.{name}"])
                 ring.begin(*tensors[f"layers.{i}.{name}.held"].tolist())
             for name, log in layer.logs():
                 log.write_stored(0, tensors[f"layers.{i}.{name}"])

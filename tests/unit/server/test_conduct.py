@@ -321,6 +321,22 @@ def test_a_slow_reader_is_given_up(scripted: Build, monkeypatch: pytest.MonkeyPa
     assert used[0].prompt > 0 and 10 <= used[0].completion < 4000
 
 
+def test_who_takes_nothing_of_an_answer_is_cut_off(scripted: Build) -> None:
+    asked, count = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n", 400
+    with served(scripted("x"), settings=Settings(write_seconds=0.2)) as base:
+        host, port = base.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(asked * count)
+            time.sleep(2)
+            got = b""
+            try:
+                while part := connection.recv(1 << 20):
+                    got += part
+            except ConnectionResetError:
+                pass
+    assert got.count(b"HTTP/1.1 200") < count
+
+
 @pytest.mark.parametrize(
     ("path", "asking"),
     [("/v1/chat/completions", CHAT | {"user": "me"}), ("/v1/completions", {"prompt": "x"})],
@@ -343,22 +359,6 @@ def test_users_of_different_keys_are_never_the_same(
             http.post(path, json=asking, headers={"x-api-key": key})
         http.post(path, json=asking | {"user": "you"}, headers={"x-api-key": "sk-one"})
     assert users[0] == users[2] and len({*users}) == 3
-
-
-def test_who_takes_nothing_of_an_answer_is_cut_off(scripted: Build) -> None:
-    asked, count = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n", 400
-    with served(scripted("x"), settings=Settings(write_seconds=0.2)) as base:
-        host, port = base.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
-            connection.sendall(asked * count)
-            time.sleep(2)
-            got = b""
-            try:
-                while part := connection.recv(1 << 20):
-                    got += part
-            except ConnectionResetError:
-                pass
-    assert got.count(b"HTTP/1.1 200") < count
 
 
 def test_slow_grammars_hold_up_nobody_else(

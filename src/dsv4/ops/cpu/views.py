@@ -12,18 +12,13 @@ _KEPT = "_views"
 def views(state: Any) -> list[Any]:
     """A `LayerView` for every sequence of a `LayerState`.
 
-    They are put together again only when a tensor of the state lies elsewhere than before.
+    Rings stay where they are; the views are put together again when the table of blocks has moved.
     """
-    rows = [state.window.rows]
-    for part in (state.compressor, state.indexer):
-        if part is not None:
-            rows += (part.values.rows, part.gates.rows, part.entries.table.addresses)
-    # By where they lie, not by which tensors they are: a copied state copies this too.
-    places = [tensor.data_ptr() for tensor in rows]
+    place = state.table.addresses.data_ptr()
     kept = state.__dict__.get(_KEPT)
-    if kept is None or kept[0] != places:
+    if kept is None or kept[0] != place:
         made = [_view(state, b) for b in range(state.window.rows.shape[0])]
-        kept = state.__dict__[_KEPT] = (places, made)
+        kept = state.__dict__[_KEPT] = (place, made)
     found: list[Any] = kept[1]
     return found
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dsv4.cache.record import Kind
+from dsv4.cache.store import Stats
 from dsv4.model.blocks import BLOCK
 
 MOST_STALE = 1024
@@ -32,6 +33,8 @@ class Store(Protocol):
     def put(self, kind: Kind, key: bytes, parts: Sequence[memoryview]) -> None: ...
     def touch(self, kind: Kind, keys: Sequence[bytes]) -> None: ...
     def close(self) -> None: ...
+    @property
+    def stats(self) -> Stats: ...
 
 
 @dataclass(slots=True, eq=False)

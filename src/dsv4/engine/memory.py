@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dsv4.cache.keys import Chain
 from dsv4.cache.prefix import PrefixCache, Store
+from dsv4.cache.store import Stats
 from dsv4.engine.sequence import Sequence
 from dsv4.errors import UsageError
 from dsv4.model.blocks import BLOCK
@@ -82,6 +83,12 @@ class Memory:
         # Rings that began empty are right again once a window has passed in every layer.
         blind = config.sliding_window * len(config.layer_ratios)
         self.cache = PrefixCache(store, blind if model.numerics.packed else None)
+
+    @property
+    def disk(self) -> Stats | None:
+        """What is kept on disk and what happened there, None without a folder."""
+        store = self.cache.store
+        return None if store is None else store.stats
 
     def close(self) -> None:
         """Write what is still to be stored."""

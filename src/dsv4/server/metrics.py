@@ -10,10 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from dsv4.cache.store import Stats, Store
 from dsv4.chat.answer import Usage
 from dsv4.chat.engine import Engine
 from dsv4.engine import request as engine
+from dsv4.engine.memory import Stats
 
 _TIMES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -46,11 +46,11 @@ class _Engine(Collector):
             ("spec_decode_num_accepted_tokens", "Guesses that were right", speculation.right),
         ):
             yield self._one(CounterMetricFamily, name, text, count)
-        store = memory.cache.store
-        if isinstance(store, Store):
-            yield from self._store(store.stats)
+        disk = memory.disk
+        if disk is not None:
+            yield from self._disk(disk)
 
-    def _store(self, stats: Stats) -> Iterator[Metric]:
+    def _disk(self, stats: Stats) -> Iterator[Metric]:
         for name, text, value in (
             ("kv_store_bytes", "Disk that the folder of conversations takes", stats.bytes),
             ("kv_store_records", "Records in it", stats.records),

@@ -76,8 +76,6 @@ class PrefixCache:
         self.bytes = 0
         self.evictable = 0
         """Bytes of what nobody uses. A block in use has all before it in use."""
-        self.queries = self.hits = 0
-        """Tokens looked up, and found."""
         self._nodes: dict[bytes, Node] = {}
         self._leaves: list[tuple[int, bytes]] = []  # a heap; entries may be out of date
         self._clock = itertools.count(1)
@@ -93,9 +91,7 @@ class PrefixCache:
     def find(self, keys: Sequence[bytes]) -> Hit:
         """The way to compute the fewest tokens of a sequence that begins with blocks of these
         keys. What it names is pinned until `release`."""
-        self.queries += len(keys) * BLOCK
         hit = self._find(keys)
-        self.hits += hit.length
         if self.store is not None and hit.nodes:
             self._store_again(self.store, hit)
         return hit

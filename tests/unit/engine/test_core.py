@@ -155,7 +155,7 @@ def test_200_requests_under_load_are_answered_as_alone(
     assert engine.check_integrity() == []
     assert engine.memory.used == engine.memory.cache.bytes
     assert engine.counters.preemptions > 0
-    assert engine.memory.cache.hits > 0
+    assert any(listener.finish.cached for listener in listeners.values())
     if speculation == "on":
         assert engine.speculation.guessed > 0
 

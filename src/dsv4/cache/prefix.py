@@ -74,14 +74,19 @@ class PrefixCache:
     def __init__(self, store: Store | None = None, blind: int | None = None) -> None:
         self.store, self.blind = store, blind
         self.bytes = 0
-        self.evictable = 0
-        """Bytes of what nobody uses. A block in use has all before it in use."""
+        self._in_use = 0  # bytes of pinned blocks
         self._nodes: dict[bytes, Node] = {}
         self._leaves: list[tuple[int, bytes]] = []  # a heap; entries may be out of date
         self._clock = itertools.count(1)
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    @property
+    def evictable(self) -> int:
+        """Bytes that `evict` can free: all but blocks in use. A block in use has all before it in
+        use."""
+        return self.bytes - self._in_use
 
     @property
     def pins(self) -> int:
@@ -105,10 +110,13 @@ class PrefixCache:
                 store.put("block", node.key, [_bytes(node.block)])
 
     def _find(self, keys: Sequence[bytes]) -> Hit:
+        unreadable: set[bytes] = set()  # tails; a record may be there and still not be read
         while True:
             matched = self.reach(keys)
             with_tail = matched
-            while with_tail and not self._has_tail(keys[with_tail - 1]):
+            while with_tail and (
+                keys[with_tail - 1] in unreadable or not self._has_tail(keys[with_tail - 1])
+            ):
                 with_tail -= 1
             blindly = matched * BLOCK - self.blind if self.blind is not None else 0
             wanted = matched if blindly > with_tail * BLOCK else with_tail
@@ -121,7 +129,10 @@ class PrefixCache:
                 tail = self._load_tail(nodes[-1])
                 if tail is not None:
                     return Hit(nodes, wanted * BLOCK, tail)
-            self.release(nodes)  # a record could not be read: look again without it
+                unreadable.add(keys[wanted - 1])
+            else:
+                keys = keys[: len(nodes)]
+            self.release(nodes)  # look again without what could not be read
 
     def reach(self, keys: Sequence[bytes]) -> int:
         """How many of the first blocks are known, with tails or without."""
@@ -156,11 +167,12 @@ class PrefixCache:
         for node in nodes:
             node.pins -= 1
             assert node.pins >= 0
-            self.evictable += 0 if node.pins else node.nbytes
+            self._in_use -= 0 if node.pins else node.block.nbytes
             self._touch(node, now)
 
     def evict(self, wanted: int) -> int:
-        """Give up least recently used leaves until `wanted` bytes are free; the bytes freed."""
+        """Give up least recently used leaves until `wanted` bytes are free, and then tails of
+        blocks in use, from the front; the bytes freed."""
         freed = 0
         while freed < wanted and self._leaves:
             used, key = heapq.heappop(self._leaves)
@@ -169,6 +181,12 @@ class PrefixCache:
                 continue
             freed += node.nbytes
             self._remove(node)
+        if freed < wanted:
+            for node in self._nodes.values():
+                if node.tail is not None and freed < wanted:
+                    freed += node.tail.nbytes
+                    self.bytes -= node.tail.nbytes
+                    node.tail = None
         return freed
 
     def check(self) -> list[str]:
@@ -176,8 +194,8 @@ class PrefixCache:
         problems = []
         if self.bytes != sum(node.nbytes for node in self._nodes.values()):
             problems.append("prefix cache: wrong number of bytes")
-        if self.evictable != sum(node.nbytes for node in self._nodes.values() if not node.pins):
-            problems.append("prefix cache: wrong number of evictable bytes")
+        if self._in_use != sum(node.block.nbytes for node in self._nodes.values() if node.pins):
+            problems.append("prefix cache: wrong number of bytes in use")
         children: dict[bytes, int] = {}
         for node in self._nodes.values():
             if node.parent is not None:
@@ -222,16 +240,14 @@ class PrefixCache:
         if parent is not None:
             parent.children += 1
         self.bytes += block.nbytes
-        self.evictable += block.nbytes
         return node
 
     def _add_tail(self, node: Node, tail: Tensor) -> None:
         node.tail = tail
         self.bytes += tail.nbytes
-        self.evictable += 0 if node.pins else tail.nbytes
 
     def _pin(self, node: Node) -> None:
-        self.evictable -= 0 if node.pins else node.nbytes
+        self._in_use += 0 if node.pins else node.block.nbytes
         node.pins += 1
         node.used = next(self._clock)
 
@@ -247,7 +263,6 @@ class PrefixCache:
     def _remove(self, node: Node) -> None:
         del self._nodes[node.key]
         self.bytes -= node.nbytes
-        self.evictable -= node.nbytes
         parent = node.parent
         if parent is not None:
             parent.children -= 1

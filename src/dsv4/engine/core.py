@@ -164,14 +164,14 @@ class Core:
     def _leave(self, sequence: Sequence) -> None:
         if sequence in self.running:
             self.running.remove(sequence)
-            self._full = False
         else:
             self.queue.remove(sequence)
+        self._full = False
         self.queue.gone(sequence.user)
 
     def _admit(self) -> None:
         """Let requests in while there is room. Once there is none, nobody is asked again before
-        a sequence ends."""
+        a request is over."""
         while len(self.running) < self._most_running and not (self._full and self.running):
             sequence = self.queue.peek()
             if sequence is None:

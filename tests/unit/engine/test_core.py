@@ -336,6 +336,20 @@ def test_the_budget_holds_for_one_request_after_the_other(model: Transformer) ->
         assert engine.memory.used <= capacity
 
 
+def test_kept_rings_of_a_running_request_make_way_for_its_blocks(model: Transformer) -> None:
+    rings = model.new_state().ring_bytes + model.new_mtp_state().ring_bytes
+    capacity = 2 * rings + 40 * Memory(model, ENOUGH).block_bytes
+    engine = core(model, capacity, checkpoints=Checkpoints(128))
+    generation = Generation(prompt(1, 5000, model.config.vocab_size), 3, sampling=GREEDY)
+    answer = Listener()
+    engine.add(generation, answer)
+    while engine.busy:
+        engine.step()
+        assert engine.memory.used <= capacity
+        assert engine.memory.cache.check() == []
+    assert answer.tokens == alone(model, generation)
+
+
 def test_two_that_do_not_fit_together_take_turns(model: Transformer) -> None:
     """Who made way is not let in again before the other is done, and goes on where it was."""
     vocabulary, rings = model.config.vocab_size, model.new_state().ring_bytes
@@ -461,16 +475,17 @@ def test_checkpoints_as_the_command_line_says_them() -> None:
 class Dict:
     """A store that is a dictionary; some records get lost."""
 
-    def __init__(self, lose: Callable[[], bool]) -> None:
+    def __init__(self, lose: Callable[[], bool], *, for_good: bool = True) -> None:
         self.records: dict[tuple[str, bytes], bytes] = {}
-        self._lose = lose
+        self._lose, self._for_good = lose, for_good
 
     def contains(self, kind: str, key: bytes) -> bool:
         return (kind, key) in self.records
 
     def get(self, kind: str, key: bytes) -> bytearray | None:
         if self._lose():
-            self.records.pop((kind, key))
+            if self._for_good:
+                self.records.pop((kind, key))
             return None
         return bytearray(self.records[kind, key])
 
@@ -482,6 +497,18 @@ class Dict:
 
     def put(self, kind: str, key: bytes, parts: Iterator[memoryview]) -> None:
         self.records[kind, key] = b"".join(parts)
+
+
+def test_records_that_are_there_and_cannot_be_read(model: Transformer) -> None:
+    """As on a failing disk: the request is computed, and the engine goes on."""
+    ids = prompt(11, 700, model.config.vocab_size)
+    failing: list[bool] = []
+    store: Store = Dict(lambda: bool(failing), for_good=False)  # type: ignore[assignment]
+    run(core(model, store=store), Generation(ids, 3))
+    failing.append(True)
+    generation = Generation(ids, 5, sampling=GREEDY)
+    (answer,) = run(core(model, store=store), generation)
+    assert (answer.tokens, answer.finish.cached) == (alone(model, generation), 0)
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from types import TracebackType
 from typing import Any
 
 from dsv4.engine.core import Core
@@ -20,7 +19,6 @@ MOST_WAITING = 1024
 
 RETRY_AFTER = 5
 """Seconds a refused client is told to wait."""
-
 
 CHECK_AFTER = 2.0
 """Seconds without work after which the engine looks for what nobody holds any more."""
@@ -39,17 +37,6 @@ class Service:
         """Whether the thread waits for work: only then are the books in order."""
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Service:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def running(self) -> int:

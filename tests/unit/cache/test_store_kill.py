@@ -22,7 +22,9 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     draw = random.Random(kills)
     records = halves = evictions = 0
     before: set[Path] = set()
-    for seed in range(kills):
+    for seed in range(8 * kills):
+        if seed >= kills and halves:  # a quick machine seldom leaves a half; one has to be seen
+            break
         command = [sys.executable, kill_writer.__file__, str(tmp_path), str(seed)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4 import config as configuration
-from dsv4.config import PRESETS, ModelConfig, from_dict, preset
+from dsv4.config import ModelConfig, from_dict
 from dsv4.errors import ConfigError
+from dsv4.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -7,9 +7,10 @@ from random import Random
 from dsv4.encoding.events import Reply
 from dsv4.encoding.messages import Message
 from dsv4.tasks.checks import Mentions
-from dsv4.tasks.introduction import TOPICS, Topic
+from dsv4.tasks.introduction import TOPICS
 from dsv4.tasks.pleasantries import PLEASANTRIES
 from dsv4.tasks.problem import Ask, Problem, Split, Task, belongs, pick_effort
+from dsv4.tasks.topic import Topic
 
 _SYSTEMS = (
     "You are a helpful assistant.", "You are nano, a small language model.", "Be friendly.",

@@ -1,6 +1,7 @@
 """What holds for every task."""
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -83,6 +84,12 @@ def test_levels_are_accepted(name):
 def test_every_task_says_what_it_is():
     assert all(task.summary and len(task.summary) < 80 for task in TASKS.values())
     assert all(set(task.efforts) <= set(EFFORTS) for task in TASKS.values())
+
+
+def test_the_docs_list_every_task():
+    docs = Path(__file__).parents[3] / "docs" / "tasks.md"
+    rows = [f"| `{task.name}` | {task.summary} |" for task in TASKS.values()]
+    assert [line for line in docs.read_text().splitlines() if line.startswith("| `")] == rows
 
 
 def test_mistakes_are_named():

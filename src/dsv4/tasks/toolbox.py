@@ -163,7 +163,7 @@ _STARTS = (
     "Could you {verb} {a_noun}", "I want to {verb} {a_noun}", "I need you to {verb} {a_noun}",
     "I would like to {verb} {a_noun}", "Let's {verb} {a_noun}", "Help me {verb} {a_noun}",
     "{verb} the {noun}", "Please {verb} the {noun}", "Would you {verb} my {noun}",
-    "It is time to {verb} the {noun}", "Now {verb} {a_noun}",
+    "It is time to {verb} the {noun}", "Go and {verb} {a_noun}",
 )  # fmt: skip
 _ABOUT = ("{Verb} {a_noun}.", "{Verb} {a_noun}.", "Use this to {verb} {a_noun}.",
           "A tool to {verb} {a_noun}.", "{Verb} {a_noun} for the user.")  # fmt: skip

@@ -72,7 +72,8 @@ def _question(rng: Random, topic: Topic, split: Split) -> str:
     text = rng.choice(_known(topic, split))
     style = rng.random()
     if style < 0.12 and text.endswith("?"):
-        return rng.choice(_OPENINGS) + text
+        opening = rng.choice(_OPENINGS)
+        return opening + (text[0].lower() + text[1:] if opening.endswith(", ") else text)
     if style < 0.22:
         return text.lower()
     if style < 0.3:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from dsv4 import ops
 from dsv4.config import SWA, ModelConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import UsageError
 from dsv4.model.block import Block, collapse_head
+from dsv4.model.engram import Engram, NgramIndex
 from dsv4.model.moe import ExpertSource, Routing
 from dsv4.model.mtp import PredictionBlock
 from dsv4.model.parameters import Dense, Embedding, Norm
@@ -42,6 +44,15 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """A forward pass up to the head: what it reads `x_BTD`; streams and routing as in Output."""
+
+    x_BTD: Tensor
+    streams_BTSD: Tensor
+    routing: tuple[Routing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The next tokens `ids_T` of a sequence, and its state (of one sequence), which they extend;
     logits are computed for the last `wanted` of them."""
@@ -62,8 +73,10 @@ class Transformer(nn.Module):
         S, hidden = config.hc_mult, config.hidden_size
         self.config, self.numerics = config, numerics
         self.embed = Embedding(config.vocab_size, hidden)
+        engram = config.engram
+        self.ngrams = NgramIndex(engram, config.vocab_size) if engram is not None else None
         self.layers = nn.ModuleList(
-            Block(config, ratio, hashed=config.is_hash_layer(i))
+            Block(config, ratio, hashed=config.is_hash_layer(i), engram=_engram(config, i))
             for i, ratio in enumerate(config.layer_ratios)
         )
         self.norm = Norm(hidden)
@@ -88,14 +101,21 @@ class Transformer(nn.Module):
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
-        return self._state(self.config.layer_ratios, batch, rewind)
+        return self._state(self.config.layer_ratios, batch, rewind, self.config.engram)
 
     def new_mtp_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the prediction block."""
         return self._state((SWA,), batch, rewind)
 
-    def _state(self, ratios: tuple[int, ...], batch: int, rewind: int) -> State:
-        return State.empty(self.config, ratios, batch, rewind, packed=self.numerics.packed)
+    def _state(
+        self,
+        ratios: tuple[int, ...],
+        batch: int,
+        rewind: int,
+        engram: EngramConfig | None = None,
+    ) -> State:
+        packed = self.numerics.packed
+        return State.empty(self.config, ratios, batch, rewind, packed=packed, engram=engram)
 
     def forward(
         self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False
@@ -125,7 +145,8 @@ class Transformer(nn.Module):
                 tuple(Routing(*row) for row in rows),
             )
         else:
-            output = self._layer_by_layer(ids_BT, start, state, last_only)
+            seen = self._layer_by_layer(ids_BT, start, state, last_only)
+            output = Output(self._logits(seen.x_BTD), seen.streams_BTSD, seen.routing)
         if state is not None:
             state.length += ids_BT.shape[1]
         return output
@@ -171,12 +192,22 @@ class Transformer(nn.Module):
         logits_BTV = output.logits_BTV[:, output.logits_BTV.shape[1] - piece.wanted :]
         return Output(logits_BTV, output.streams_BTSD, output.routing)
 
+    def features(self, ids_BT: Tensor) -> Features:
+        """What `forward` without a state computes, but for the head: for training.
+
+        Raises UsageError as `forward` does.
+        """
+        return self._layer_by_layer(ids_BT, self._check(ids_BT, None), None, last_only=False)
+
     def _layer_by_layer(
         self, ids_BT: Tensor, start: int, state: State | None, last_only: bool
-    ) -> Output:
+    ) -> Features:
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
+        engram, rows = self.config.engram, ()
+        if self.ngrams is not None:
+            rows = self.ngrams(ids_BT, state.ids if state is not None else None, start)
         ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
         hashed = self.config.num_hash_layers
         if ahead:  # the first layers' experts follow from the ids alone
@@ -186,11 +217,12 @@ class Transformer(nn.Module):
             if ahead and i >= hashed:
                 cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
-            streams, choice = layer(streams, ids_BT, start, part, self.numerics)
+            table = engram.index(i) if engram is not None else None
+            read = rows[table] if table is not None else None
+            streams, choice = layer(streams, ids_BT, start, part, self.numerics, read)
             routing.append(choice)
         seen = streams[:, -1:] if last_only else streams
-        x_BTD = collapse_head(seen, self, self.numerics)
-        return Output(self._logits(x_BTD), streams, tuple(routing))
+        return Features(collapse_head(seen, self, self.numerics), streams, tuple(routing))
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
@@ -200,6 +232,13 @@ class Transformer(nn.Module):
         `streams_BTSD[t]` are those of position t, `next_ids_BT[t]` is token t + 1; `state` is
         one of `new_mtp_state`. Raises UsageError if this model has no prediction block.
         """
+        seen = self.next_features(streams_BTSD, next_ids_BT, state)
+        return Output(self._logits(seen.x_BTD), seen.streams_BTSD, seen.routing)
+
+    def next_features(
+        self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
+    ) -> Features:
+        """What `predict_next` computes, but for the head."""
         if not self.mtp:
             raise UsageError("this model has no MTP block")
         start = self._check(next_ids_BT, state)
@@ -214,7 +253,7 @@ class Transformer(nn.Module):
         )
         if state is not None:
             state.length += next_ids_BT.shape[1]
-        return Output(self._logits(x_BTD), streams, (routing,))
+        return Features(x_BTD, streams, (routing,))
 
     def _logits(self, x_BTD: Tensor) -> Tensor:
         fused = ops.fused("linear", self.head, self.numerics)
@@ -246,3 +285,12 @@ class Transformer(nn.Module):
                 f"(0 to {self.config.vocab_size - 1})"
             )
         return start
+
+
+def _engram(config: ModelConfig, layer: int) -> Engram | None:
+    """The Engram of a layer, if it has one."""
+    engram = config.engram
+    number = engram.index(layer) if engram is not None else None
+    if engram is None or number is None:
+        return None
+    return Engram(config, engram, number)

@@ -95,6 +95,8 @@ def test_the_docs_list_every_task():
 def test_mistakes_are_named():
     with pytest.raises(UsageError, match="no task 'nothing'"):
         generate("nothing", Random(0))
+    with pytest.raises(UsageError, match="infill has no effort 'high'"):
+        generate("infill", Random(0), ask=Ask(effort="high"))
     with pytest.raises(UsageError, match="effort 'low'"):
         Ask(effort="low")
     with pytest.raises(UsageError, match="level 5"):

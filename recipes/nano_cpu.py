@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsv4.config import preset
 from dsv4.data.corpora import STANDARD_LIBRARY, Source
+from dsv4.presets import preset
 from dsv4.training import Schedule, TrainConfig
 
 LLAMA = "MIT (text generated with Llama 3.1)"

@@ -1,5 +1,7 @@
 """One layer: attention and experts, each inside its own hyper-connection (report 2.2).
 
+A layer with an Engram adds to the streams before both, so that it also moves their coefficients.
+
 Shapes: B batch, T tokens, S residual streams, D hidden channels, M mixing coefficients.
 """
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.attention import Attention
+from dsv4.model.engram import Engram
 from dsv4.model.moe import MoE, Routing
 from dsv4.model.parameters import Norm
 from dsv4.model.state import LayerState
@@ -23,11 +26,14 @@ from dsv4.numerics.policy import FAST, Numerics
 class Block(nn.Module):
     """A transformer layer over four residual streams."""
 
-    def __init__(self, config: ModelConfig, ratio: int, *, hashed: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, ratio: int, *, hashed: bool, engram: Engram | None = None
+    ) -> None:
         super().__init__()
         S, hidden = config.hc_mult, config.hidden_size
         M = S * S + 2 * S
         self.config = config
+        self.engram = engram
         self.attn = Attention(config, ratio)
         self.ffn = MoE(config, hashed)
         self.attn_norm = Norm(hidden)
@@ -46,8 +52,12 @@ class Block(nn.Module):
         start: int,
         state: LayerState | None,
         numerics: Numerics,
+        rows_BTR: Tensor | None = None,
     ) -> tuple[Tensor, Routing]:
-        """Streams after this layer, and the router's choice."""
+        """Streams after this layer, and the router's choice; `rows_BTR`: what its Engram reads."""
+        if self.engram is not None:
+            past = state.memory if state is not None else None
+            streams_BTSD = self.engram(streams_BTSD, rows_BTR, start, past, numerics)
         fused = ops.fused("connections", self, numerics) or (None, None)
 
         def attention(x_BTD: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from dsv4 import ops
 from dsv4.config import SWA, ModelConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import UsageError
 from dsv4.model.block import Block, collapse_head
+from dsv4.model.engram import Engram, NgramIndex
 from dsv4.model.moe import ExpertSource, Routing
 from dsv4.model.mtp import PredictionBlock
 from dsv4.model.parameters import Dense, Embedding, Norm
@@ -62,8 +64,10 @@ class Transformer(nn.Module):
         S, hidden = config.hc_mult, config.hidden_size
         self.config, self.numerics = config, numerics
         self.embed = Embedding(config.vocab_size, hidden)
+        engram = config.engram
+        self.ngrams = NgramIndex(engram, config.vocab_size) if engram is not None else None
         self.layers = nn.ModuleList(
-            Block(config, ratio, hashed=config.is_hash_layer(i))
+            Block(config, ratio, hashed=config.is_hash_layer(i), engram=_engram(config, i))
             for i, ratio in enumerate(config.layer_ratios)
         )
         self.norm = Norm(hidden)
@@ -88,14 +92,21 @@ class Transformer(nn.Module):
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
-        return self._state(self.config.layer_ratios, batch, rewind)
+        return self._state(self.config.layer_ratios, batch, rewind, self.config.engram)
 
     def new_mtp_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the prediction block."""
         return self._state((SWA,), batch, rewind)
 
-    def _state(self, ratios: tuple[int, ...], batch: int, rewind: int) -> State:
-        return State.empty(self.config, ratios, batch, rewind, packed=self.numerics.packed)
+    def _state(
+        self,
+        ratios: tuple[int, ...],
+        batch: int,
+        rewind: int,
+        engram: EngramConfig | None = None,
+    ) -> State:
+        packed = self.numerics.packed
+        return State.empty(self.config, ratios, batch, rewind, packed=packed, engram=engram)
 
     def forward(
         self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False
@@ -177,6 +188,9 @@ class Transformer(nn.Module):
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
+        engram, rows = self.config.engram, ()
+        if self.ngrams is not None:
+            rows = self.ngrams(ids_BT, state.ids if state is not None else None, start)
         ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
         hashed = self.config.num_hash_layers
         if ahead:  # the first layers' experts follow from the ids alone
@@ -186,7 +200,9 @@ class Transformer(nn.Module):
             if ahead and i >= hashed:
                 cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
-            streams, choice = layer(streams, ids_BT, start, part, self.numerics)
+            table = engram.index(i) if engram is not None else None
+            read = rows[table] if table is not None else None
+            streams, choice = layer(streams, ids_BT, start, part, self.numerics, read)
             routing.append(choice)
         seen = streams[:, -1:] if last_only else streams
         x_BTD = collapse_head(seen, self, self.numerics)
@@ -246,3 +262,12 @@ class Transformer(nn.Module):
                 f"(0 to {self.config.vocab_size - 1})"
             )
         return start
+
+
+def _engram(config: ModelConfig, layer: int) -> Engram | None:
+    """The Engram of a layer, if it has one."""
+    engram = config.engram
+    number = engram.index(layer) if engram is not None else None
+    if engram is None or number is None:
+        return None
+    return Engram(config, engram, number)

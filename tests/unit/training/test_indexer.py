@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dsv4.config import preset
 from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.shards import Shard
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
+from dsv4.presets import preset
 from dsv4.training import indexer as warmup
 from dsv4.training.schedule import Schedule
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dsv4.config import preset
 from dsv4.errors import CheckpointError
 from dsv4.model.transformer import Transformer
+from dsv4.presets import preset
 from dsv4.training.optimizer import AdamW, Optimizer, is_muon, split_rows
 
 CONFIG = preset("tiny")

@@ -55,7 +55,11 @@ class Expert(nn.Module):
 
 
 class Gate(nn.Module):
-    """Router weights; a hash layer looks experts up by token id, the others add a bias."""
+    """Router weights; a hash layer looks experts up by token id, the others add a bias.
+
+    `given_NK`: experts that training sets to have a pass use them instead of the router's choice
+    (training/routing.py).
+    """
 
     def __init__(self, config: ModelConfig, hashed: bool) -> None:
         super().__init__()
@@ -63,6 +67,7 @@ class Gate(nn.Module):
         self.experts_per_token = chosen
         self.weight = nn.Parameter(torch.empty(experts, config.hidden_size))
         self.bias: nn.Parameter | None = None
+        self.given_NK: Tensor | None = None
         self.tid2eid: Tensor | None
         if hashed:
             table = torch.zeros(config.vocab_size, chosen, dtype=torch.int64)
@@ -75,6 +80,8 @@ class Gate(nn.Module):
         scores_NE = ops.affinities(x_ND, self.weight, numerics)
         if self.tid2eid is not None:
             return Routing(scores_NE, self.tid2eid[ids_N])
+        if self.given_NK is not None:
+            return Routing(scores_NE, self.given_NK)
         assert self.bias is not None
         return Routing(scores_NE, ops.top_experts(scores_NE, self.bias, self.experts_per_token))
 

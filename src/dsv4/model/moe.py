@@ -55,11 +55,7 @@ class Expert(nn.Module):
 
 
 class Gate(nn.Module):
-    """Router weights; a hash layer looks experts up by token id, the others add a bias.
-
-    `given_NK`: experts that training sets to have a pass use them instead of the router's choice
-    (training/routing.py).
-    """
+    """Router weights; a hash layer looks experts up by token id, the others add a bias."""
 
     def __init__(self, config: ModelConfig, hashed: bool) -> None:
         super().__init__()
@@ -67,7 +63,6 @@ class Gate(nn.Module):
         self.experts_per_token = chosen
         self.weight = nn.Parameter(torch.empty(experts, config.hidden_size))
         self.bias: nn.Parameter | None = None
-        self.given_NK: Tensor | None = None
         self.tid2eid: Tensor | None
         if hashed:
             table = torch.zeros(config.vocab_size, chosen, dtype=torch.int64)
@@ -76,14 +71,17 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
             self.tid2eid = None
 
-    def forward(self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics) -> Routing:
+    def forward(
+        self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics, replay_NK: Tensor | None = None
+    ) -> Routing:
         scores_NE = ops.affinities(x_ND, self.weight, numerics)
         if self.tid2eid is not None:
             return Routing(scores_NE, self.tid2eid[ids_N])
-        if self.given_NK is not None:
-            return Routing(scores_NE, self.given_NK)
         assert self.bias is not None
-        return Routing(scores_NE, ops.top_experts(scores_NE, self.bias, self.experts_per_token))
+        experts_NK = ops.top_experts(scores_NE, self.bias, self.experts_per_token)
+        if replay_NK is not None:
+            experts_NK = torch.where(replay_NK >= 0, replay_NK, experts_NK)
+        return Routing(scores_NE, experts_NK)
 
 
 class MoE(nn.Module):

@@ -20,8 +20,14 @@ class AdamW:
     """AdamW over named tensors. A tensor without a gradient in a step is as if the step did not
     exist for it: its moments, its count of steps and its values stay."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], decay: Mapping[str, float]) -> None:
-        self._parameters, self._decay = dict(parameters), dict(decay)
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        decay: Mapping[str, float],
+        *,
+        eps: float = EPSILON,
+    ) -> None:
+        self._parameters, self._decay, self._eps = dict(parameters), dict(decay), eps
         self.counts = torch.zeros(len(self._parameters), dtype=torch.int64)
         """Steps of every tensor so far, in the order of `parameters`."""
         self.first = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
@@ -39,7 +45,7 @@ class AdamW:
             count = int(self.counts[place])
             first = self.first[name].lerp_(gradient, 1 - fast)
             second = self.second[name].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
-            scale = (second / (1 - slow**count)).sqrt_().add_(EPSILON)
+            scale = (second / (1 - slow**count)).sqrt_().add_(self._eps)
             parameter.mul_(1 - lr * self._decay[name])
             parameter.addcdiv_(first, scale, value=-lr / (1 - fast**count))
 

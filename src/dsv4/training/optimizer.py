@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from dsv4 import parallel
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
-from dsv4.training.adam import AdamW, RowAdam
+from dsv4.training.adam import EPSILON, AdamW, RowAdam
 from dsv4.training.balanced import BalancedMomentum
 from dsv4.training.muon import Muon
 
@@ -44,12 +44,14 @@ class OptimizerSettings:
     """Who trains what.
 
     matrices: optimiser of the layers' matrices; `adamw` is there to compare with. tables:
-    optimiser of Engram tables. muon_dtype: of Muon's products.
+    optimiser of Engram tables. eps: of AdamW; V4's lets every gradient move the weights as far,
+    however small it is. muon_dtype: of Muon's products.
     """
 
     matrices: Literal["muon", "adamw"] = "muon"
     tables: Literal["adam", "balanced"] = "adam"
     weight_decay: float = 0.1
+    eps: float = EPSILON
     muon_dtype: torch.dtype = torch.float32
 
 
@@ -66,7 +68,7 @@ class Optimizer:
         self.muon = Muon(
             matrices, pieces, weight_decay=settings.weight_decay, dtype=settings.muon_dtype
         )
-        self.adamw = AdamW(rest, decay)
+        self.adamw = AdamW(rest, decay, eps=settings.eps)
         balanced = settings.tables == "balanced"
         self.rows = RowAdam({} if balanced else tables)
         self.balanced = BalancedMomentum(tables if balanced else {})

@@ -32,6 +32,7 @@ COMMANDS = {
     "cost": "Show what tokens cost on hosted APIs.",
     "doctor": "Show what this machine has and what dsv4 does with it.",
     "train": "Train a model from a text corpus.",
+    "sft": "Fine-tune a model on conversations.",
     "export": "Rewrite a model folder in another layout.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""

@@ -71,12 +71,17 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
             self.tid2eid = None
 
-    def forward(self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics) -> Routing:
+    def forward(
+        self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics, replay_NK: Tensor | None = None
+    ) -> Routing:
         scores_NE = ops.affinities(x_ND, self.weight, numerics)
         if self.tid2eid is not None:
             return Routing(scores_NE, self.tid2eid[ids_N])
         assert self.bias is not None
-        return Routing(scores_NE, ops.top_experts(scores_NE, self.bias, self.experts_per_token))
+        experts_NK = ops.top_experts(scores_NE, self.bias, self.experts_per_token)
+        if replay_NK is not None:
+            experts_NK = torch.where(replay_NK >= 0, replay_NK, experts_NK)
+        return Routing(scores_NE, experts_NK)
 
 
 class MoE(nn.Module):

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsv4.cli.options import JsonOption, ModelArgument, NumericsOption, ThreadsOption
+from dsv4.cli.options import JsonOption, NumericsOption, ThreadsOption
 
 if TYPE_CHECKING:
-    from dsv4.chat.model import Model
+    from dsv4.evaluation.endpoint import Endpoint
+    from dsv4.evaluation.local import LocalModel
     from dsv4.evaluation.report import Report
 
 
 def eval(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(help="nano (bundled), a model folder, a hub id, or a URL.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Folder with heldout_*.jsonl.xz and blimp.jsonl.xz.")
     ] = None,
@@ -39,6 +42,12 @@ def eval(
         list[str] | None,
         typer.Option(help="Results of an earlier stage, for the card.", metavar="LABEL=FOLDER"),
     ] = None,
+    served: Annotated[
+        str | None, typer.Option(help="URL: the model to ask for.", metavar="NAME")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
+    ] = None,
     numerics: NumericsOption = "fast",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -49,9 +58,10 @@ def eval(
     larger --limit asks only for the rest. Generation is greedy, or drawn with fixed seeds, so
     that the same command gives the same numbers. Benchmarks whose folder is not given are left
     out. docs/eval.md says what is measured.
+
+    MODEL may be the URL of any server with OpenAI's API, such as http://127.0.0.1:8000/v1.
     """
     from dsv4.cli.console import note, progress, write_json
-    from dsv4.cli.loading import load
     from dsv4.evaluation import report as reports
     from dsv4.evaluation.benchmark import Settings, run
     from dsv4.evaluation.benchmarks.catalogue import chosen
@@ -59,14 +69,15 @@ def eval(
 
     benchmarks = chosen([name.strip() for name in only.split(",") if name.strip()])
     stages = _stages(stage or [])
+    if card is not None:
+        reports.card_around(card)  # a card without a place for results is told now
     settings = Settings(data, corpora, limit, quick)
-    loaded = load(model, numerics, threads)
-    target = LocalModel(loaded)
-    folder = out or Path("eval") / loaded.name
-    report = reports.merged(folder, _about(loaded, target.fingerprint), ())
+    target = _target(model, served, key_file, numerics, threads)
+    folder = out or Path("eval") / target.name.replace("/", "_")
+    report = reports.merged(folder, _about(model, target), ())
     try:
         for benchmark in benchmarks:
-            missing = benchmark.missing(settings)
+            missing = benchmark.missing(settings, target)
             if missing:
                 note(f"{benchmark.name}: left out, needs {missing}")
                 continue
@@ -76,7 +87,8 @@ def eval(
             report.save(folder)
             note(f"{benchmark.name}: {result.items} items, {result.seconds:.0f} s")
     finally:
-        target.close()
+        if isinstance(target, LocalModel):
+            target.close()
     if card is not None:
         reports.write_card(card, reports.markdown(report, stages))
     if as_json:
@@ -85,16 +97,39 @@ def eval(
         print(reports.markdown(report, stages), end="")
 
 
-def _about(model: Model, fingerprint: str) -> dict[str, Any]:
-    """What every report says of its target."""
+def _target(
+    model: str, served: str | None, key_file: Path | None, numerics: str, threads: int | None
+) -> LocalModel | Endpoint:
+    from dsv4.cli.loading import load
+    from dsv4.errors import UsageError
+    from dsv4.evaluation.endpoint import Endpoint
+    from dsv4.evaluation.local import LocalModel
+
+    if not model.startswith(("http://", "https://")):
+        return LocalModel(load(model, numerics, threads))
+    if served is None:
+        raise UsageError("a URL may serve many models", "name one with --served")
+    try:
+        key = key_file.read_text(encoding="utf-8").strip() if key_file else None
+    except OSError as error:
+        raise UsageError(f"cannot read {key_file}: {error.strerror}") from error
+    return Endpoint(model, served, key=key)
+
+
+def _about(model: str, target: LocalModel | Endpoint) -> dict[str, Any]:
+    """What every report says of its target; `command` asks the same one again."""
+    from dsv4.evaluation.local import LocalModel
     from dsv4.evaluation.machine import describe
     from dsv4.version import __version__
 
-    return {
-        "model": model.name,
-        "numerics": model.numerics,
-        "fingerprint": fingerprint,
-        "version": __version__,
+    about = {"model": target.name, "fingerprint": target.fingerprint, "version": __version__}
+    if not isinstance(target, LocalModel):
+        return about | {"command": f"dsv4 eval {model} --served {target.name}"}
+    numerics = target.model.numerics
+    chosen = "" if numerics == "fast" else f" --numerics {numerics}"
+    return about | {
+        "command": f"dsv4 eval {target.name}{chosen}",
+        "numerics": numerics,
         "machine": describe(),
     }
 

@@ -92,7 +92,8 @@ class Benchmark:
 
     needs: the folder of `Settings` without which there are no items. rows: what the records come
     to. answered_by: who answers in place of the target (a baseline). about: one or two sentences
-    for a reader of the numbers. samples: the answers themselves are the result.
+    for a reader of the numbers. likelihoods: it asks how likely documents are. samples: the
+    answers themselves are the result.
     """
 
     name: str
@@ -102,10 +103,13 @@ class Benchmark:
     rows: Callable[[Sequence[Record]], list[Row]]
     needs: Literal["data", "corpora", "both"] | None = None
     answered_by: Callable[[Settings, Target], Target] | None = None
+    likelihoods: bool = False
     samples: bool = False
 
-    def missing(self, settings: Settings) -> str | None:
-        """The option that would have to be given to run it."""
+    def missing(self, settings: Settings, target: Target) -> str | None:
+        """What would have to be given to run it, None if all is there."""
+        if self.likelihoods and not target.likelihoods:
+            return "a model folder"
         wanted = {None: (), "both": ("data", "corpora")}.get(self.needs, (self.needs,))
         absent = [f"--{name}" for name in wanted if name and getattr(settings, name) is None]
         return " and ".join(absent) or None
@@ -133,13 +137,13 @@ def run(
 ) -> Result:
     """Ask what is not yet answered in `folder`, and sum up.
 
-    Raises UsageError if the target cannot answer, DataError for files that are missing.
+    Raises UsageError if the target cannot answer or the folder belongs to another one, DataError
+    for files that are missing.
     """
     items = list(benchmark.items(settings, target))
     assert len({item.id for item in items}) == len(items), f"ids of {benchmark.name}"
     who = target if benchmark.answered_by is None else benchmark.answered_by(settings, target)
-    records = Records(folder / f"{benchmark.name}.jsonl", who.fingerprint)
-    try:
+    with Records(folder / f"{benchmark.name}.jsonl", who.fingerprint) as records:
         todo = [item for item in items if not _answered(records, item)]
         done, began = len(items) - len(todo), time.perf_counter()
         progress(done, len(items))
@@ -148,8 +152,6 @@ def run(
             records.add(_record(todo[number], answer, now - began))
             began, done = now, done + 1
             progress(done, len(items))
-    finally:
-        records.close()
     found = [records.known[item.id] for item in items]
     return Result(
         benchmark.name,

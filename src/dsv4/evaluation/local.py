@@ -41,6 +41,8 @@ class LocalModel:
     """A loaded model. Answers are those of its engine without constraints: nothing is repaired,
     and only EOS ends a reply."""
 
+    likelihoods = True
+
     def __init__(self, model: Model) -> None:
         self.model = model
         self.name = model.name

@@ -135,6 +135,7 @@ def _look_up(keys: Ids, wanted: Ids) -> Ids:
 class NgramTarget:
     """An n-gram model that answers how likely documents are."""
 
+    likelihoods = True
     context = 1 << 62
 
     def __init__(self, name: str, model: NgramModel, tokenizer: Tokenizer, made: str) -> None:

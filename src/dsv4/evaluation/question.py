@@ -96,11 +96,13 @@ class Target(Protocol):
     """Something that answers questions.
 
     fingerprint: equal only if the answers to equal questions are equal (or, of a service that
-    nobody can see into, may be). context: tokens that a question and its answer can have.
+    nobody can see into, may be). likelihoods: whether it can tell how likely a document is.
+    context: tokens that a question and its answer can have.
     """
 
     name: str
     fingerprint: str
+    likelihoods: bool
 
     @property
     def context(self) -> int: ...

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from dsv4.errors import DataError
+from dsv4.errors import DataError, UsageError
 
 _FORMAT = 1
 
@@ -31,36 +31,40 @@ class Record:
 
 
 class Records:
-    """The records of one benchmark and one target in a JSONL file.
+    """The records of one benchmark and one target in a JSONL file; a context manager.
 
-    A file of another target (by its fingerprint) is begun anew. A half-written last line is
-    dropped. Raises DataError for a file that is something else.
+    A half-written last line is dropped. Raises UsageError for a file with the answers of another
+    target (by its fingerprint), DataError for one that is something else.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
-        self._header = {"format": _FORMAT, "fingerprint": fingerprint}
         self.known: dict[str, Record] = {}
         """Id -> record, also of items that are not asked for now."""
+        header = {"format": _FORMAT, "fingerprint": fingerprint}
         lines = self._lines()
-        if lines and json.loads(lines[0]) == self._header:
-            for line in lines[1:]:
-                record = _read(path, line)
-                self.known[record.id] = record
-        else:
-            lines = [json.dumps(self._header)]
-        self._rewrite(lines)
+        if lines and json.loads(lines[0]) != header:
+            raise UsageError(
+                f"{path} holds answers of another model or version",
+                "give another folder as --out, or delete that one",
+            )
+        for line in lines[1:]:
+            record = _read(path, line)
+            self.known[record.id] = record
+        self._rewrite(lines or [json.dumps(header)])
         self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
     def add(self, record: Record) -> None:
         """Keep a record; it survives the end of the process at any moment after this."""
         self.known[record.id] = record
         self._file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
         self._file.flush()
-
-    def close(self) -> None:
-        """No further records."""
-        self._file.close()
 
     def _lines(self) -> list[str]:
         """Whole lines of the file, the header first."""

@@ -61,15 +61,12 @@ def read(path: Path) -> Report:
 
 
 def merged(folder: Path, about: Mapping[str, Any], results: Iterable[Result]) -> Report:
-    """New results, with those of other benchmarks that `folder` has of the same target."""
-    new = {result.name: result for result in results}
-    try:
+    """New results, with those of other benchmarks that `folder` already has of the same target."""
+    together = {result.name: result for result in results}
+    if (folder / FILE_NAME).is_file():
         old = read(folder)
-    except DataError:
-        return Report(about, new)
-    if old.about.get("fingerprint") != about["fingerprint"]:
-        return Report(about, new)
-    together = {**old.results, **new}
+        if old.about.get("fingerprint") == about["fingerprint"]:
+            together = {**old.results, **together}
     return Report(about, {name: together[name] for name in BENCHMARKS if name in together})
 
 
@@ -113,13 +110,13 @@ def _origin(report: Report) -> str:
     commands = []
     for options, names in used.items():
         only = "" if len(used) == 1 else f" --only {','.join(names)}"
-        numerics = "" if about["numerics"] == "fast" else f" --numerics {about['numerics']}"
-        commands.append(f"    dsv4 eval {about['model']} {options}{only}{numerics}".rstrip())
+        commands.append(f"    {about['command']} {options}{only}".rstrip())
     seconds = sum(result.seconds for result in report.results.values())
+    where = f", numerics {about['numerics']}, on {about['machine']}" if "machine" in about else ""
     return (
         "Means with 95 % confidence intervals (Wilson for shares, otherwise bootstrap). "
-        "Measured by\n\n" + "\n".join(commands) + f"\n\nin {seconds / 60:.0f} minutes with dsv4 "
-        f"{about['version']}, numerics {about['numerics']}, on {about['machine']}."
+        "Measured by\n\n" + "\n".join(commands) + f"\n\nin {seconds:.0f} seconds with dsv4 "
+        f"{about['version']}{where}."
     )
 
 
@@ -173,6 +170,8 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
 def _number(row: Row) -> str:
     """The mean and its interval: shares in percent, bits per byte as they are."""
+    if not row.count:
+        return ""
     if row.measure == "bits per byte":
         shown, low, high = f"{row.mean:.3f}", f"{row.low:.3f}", f"{row.high:.3f}"
     else:
@@ -193,16 +192,22 @@ def write_card(path: Path, section: str) -> None:
 
     Raises UsageError for a card without the two marks.
     """
+    before, after = card_around(path)
+    new = path.with_suffix(path.suffix + ".new")
+    new.write_text(f"{before}{BEGIN}\n{section.strip()}\n{END}{after}", encoding="utf-8")
+    os.replace(new, path)
+
+
+def card_around(path: Path) -> tuple[str, str]:
+    """What stands before and after the marks of a model card. Raises UsageError as `write_card`."""
     try:
         card = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", "name a model card") from error
     before, begin, rest = card.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UsageError(
             f"{path} has no place for results", f"put the lines {BEGIN} and {END} where they belong"
         )
-    new = path.with_suffix(path.suffix + ".new")
-    new.write_text(f"{before}{BEGIN}\n{section.strip()}\n{END}{after}", encoding="utf-8")
-    os.replace(new, path)
+    return before, after

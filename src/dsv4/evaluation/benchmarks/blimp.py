@@ -69,4 +69,5 @@ BLIMP = Benchmark(
     items,
     rows,
     needs="data",
+    likelihoods=True,
 )

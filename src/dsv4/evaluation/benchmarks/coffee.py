@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 from dsv4.data.corpora import Source, read
 from dsv4.data.documents import Conversation
-from dsv4.encoding.events import Reply
 from dsv4.evaluation.benchmark import Benchmark, Settings, averages
 from dsv4.evaluation.benchmarks.problems import item as problem_item
 from dsv4.evaluation.question import Item, Target
-from dsv4.tasks.checks import Calls
-from dsv4.tasks.problem import Problem
+from dsv4.tasks.replay import call_problems
 
 SOURCE = Source("coffee", "**/taskmaster4_coffee_tools.jsonl*", 1, "CC-BY 4.0", split="heldout")
 CALLS = 200
@@ -23,16 +21,11 @@ def items(settings: Settings, target: Target) -> Iterator[Item]:
     count = 0
     for number, document in enumerate(read(SOURCE, settings.corpora)):
         assert isinstance(document, Conversation)
-        for at, message in enumerate(document.messages):
-            if not message.tool_calls:
-                continue
+        for at, problem in enumerate(call_problems("coffee", document.messages, document.tools)):
             if count == settings.count(CALLS):
                 return
             count += 1
-            reply = Reply(None, message.content, message.tool_calls)
-            history, check = document.messages[:at], Calls(message.tool_calls)
-            problem = Problem("coffee", history, reply, check, tools=document.tools)
-            yield problem_item(problem, f"{number}/{at}", message.tool_calls[0].name)
+            yield problem_item(problem, f"{number}/{at}", problem.reply.tool_calls[0].name)
 
 
 COFFEE = Benchmark(

@@ -12,11 +12,21 @@ from dsv4.tasks.registry import problems
 MARGIN = 48
 """Tokens an answer may have besides one for each character of the reference reply."""
 
+DRAWS = 10
+"""Problems drawn for each one wanted, at most."""
+
 
 def items(name: str, group: str, count: int, ask: Ask | None = None) -> Iterator[Item]:
-    """Held-out problems of a task; the first ones are the same whatever the count."""
-    for i, problem in enumerate(problems(name, count, split="heldout", ask=ask)):
-        yield item(problem, f"{group}/{i}", group)
+    """Held-out problems of a task, no two of them alike: fewer than `count` if there are not so
+    many. The first ones are the same whatever the count."""
+    seen: set[str] = set()
+    for i, problem in enumerate(problems(name, DRAWS * count, split="heldout", ask=ask)):
+        asked = repr((problem.messages, problem.gap, problem.tools))
+        if asked not in seen:
+            seen.add(asked)
+            yield item(problem, f"{group}/{i}", group)
+        if len(seen) == count:
+            return
 
 
 def item(problem: Problem, id: str, group: str) -> Item:

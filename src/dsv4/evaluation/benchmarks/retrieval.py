@@ -22,6 +22,9 @@ LENGTHS = {128: 40, 512: 40, 2048: 40, 8192: 20, 32768: 8, 65536: 6}
 QUICK = 2048
 """The longest prompt of a quick run."""
 
+TRIES = 6
+"""Problems that are made to find one of the right length."""
+
 ROOM = 96
 """Tokens that are left for the answer."""
 
@@ -34,28 +37,29 @@ def items(task: str, settings: Settings, target: Target) -> Iterator[Item]:
     for length, usual in LENGTHS.items():
         if length > (QUICK if settings.quick else target.context - ROOM):
             return
+        words = 0.6 * length
         for i in range(settings.count(usual, most=usual)):
-            problem = _fitted(task, f"{task}/{length}/{i}", length, texts, target)
+            problem, fitting = _fitted(task, f"{length}/{i}", length, words, texts, target)
+            words = fitting if i == 0 else words  # the others begin with what the first one had
             yield _item(problem, f"{length}/{i}", str(length))
 
 
-def _fitted(task: str, seed: str, length: int, texts: tuple[str, ...], target: Target) -> Problem:
-    """A problem whose prompt has at most `length` tokens, and more than nine tenths of them where
-    sentences are short enough for that."""
-    words = length * 0.6
-    best: Problem | None = None
-    for _ in range(6):
+def _fitted(
+    task: str, seed: str, length: int, words: float, texts: tuple[str, ...], target: Target
+) -> tuple[Problem, float]:
+    """A problem whose prompt has at most `length` tokens, of which it uses nine tenths if its
+    sentences are short enough for that; and its number of words, `words` being tried first."""
+    best: tuple[Problem, float] | None = None
+    for _ in range(TRIES):
         ask = Ask(effort="off", words=max(2, int(words)), texts=texts)
-        problem = generate(task, Random(seed), "heldout", ask)
+        problem = generate(task, Random(f"{task}/{seed}"), "heldout", ask)
         tokens = target.length(Chat(problem.messages, 1))
         if tokens <= length:
-            best = problem
-            if tokens > 0.93 * length:
-                break
-        elif best is None:
-            words *= 0.9
-        words *= 0.97 * length / tokens
-    return best if best is not None else problem
+            best = problem, words
+        if 0.9 * length < tokens <= length:
+            break
+        words *= 0.96 * length / tokens
+    return best or (problem, words)
 
 
 def _texts(settings: Settings) -> tuple[str, ...]:
@@ -82,12 +86,15 @@ def _depth(problem: Problem) -> float:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """The share that was found by length, and by length and depth."""
+    """The share that was found by length, and by length and depth (of which some may be empty)."""
     groups: dict[tuple[str, str], list[float]] = {}
+    for length in dict.fromkeys(record.group for record in records):
+        for measure in ("found", *DEPTHS):
+            groups[length, measure] = []
     for record in records:
         third = DEPTHS[min(2, int(3 * record.measures["depth"]))]
         for measure in ("found", third):
-            groups.setdefault((record.group, measure), []).append(record.measures["score"])
+            groups[record.group, measure].append(record.measures["score"])
     return [
         Row.of(group, measure, len(scores), intervals.mean(scores))
         for (group, measure), scores in groups.items()

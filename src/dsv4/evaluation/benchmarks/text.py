@@ -128,6 +128,7 @@ def baseline(length: int) -> Benchmark:
         rows,
         needs="both",
         answered_by=answered_by,
+        likelihoods=True,
     )
 
 
@@ -159,5 +160,6 @@ TEXT = Benchmark(
     items,
     rows,
     needs="data",
+    likelihoods=True,
 )
 BIGRAM, FIVEGRAM = baseline(2), baseline(5)

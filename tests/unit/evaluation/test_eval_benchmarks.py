@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
@@ -13,7 +14,8 @@ from tests.serving import calls, served
 
 from dsv4.chat.engine import Engine
 from dsv4.chat.model import Model
-from dsv4.data.corpora import Source
+from dsv4.data.corpora import STANDARD_LIBRARY, Source, read
+from dsv4.data.documents import Text
 from dsv4.encoding.events import Reply
 from dsv4.errors import DataError, UsageError
 from dsv4.evaluation.benchmark import Benchmark, Settings, run
@@ -23,6 +25,7 @@ from dsv4.evaluation.benchmarks.blimp import BLIMP
 from dsv4.evaluation.benchmarks.catalogue import BENCHMARKS, chosen
 from dsv4.evaluation.benchmarks.coffee import COFFEE
 from dsv4.evaluation.benchmarks.problems import grade, items
+from dsv4.evaluation.benchmarks.python import functions
 from dsv4.evaluation.benchmarks.retrieval import NEEDLE, RECALL
 from dsv4.evaluation.benchmarks.samples import NEWCOMER
 from dsv4.evaluation.benchmarks.tasks import ELSEWHERE, OTHERS
@@ -175,12 +178,9 @@ def test_blimp_wants_the_good_sentence_strictly_more_likely(tmp_path: Path) -> N
     assert found["agree", "right"] == (0, 2)  # a tie is wrong
 
 
-def test_bits_per_byte_count_what_a_model_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_per_byte_count_what_a_model_writes(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    monkeypatch.setattr(text, "PYTHON", Source("books", "heldout_books.jsonl", 1, ""))
     told = [{"kind": kind, "prompt": "p" * 90, "response": "é" * 4} for kind in ("a", "a", "b")]
     for name, lines in (("told", told), ("books", [{"text": "x" * 16}])):
         written = "".join(json.dumps(line) + "\n" for line in lines)
@@ -201,6 +201,20 @@ def test_bits_per_byte_count_what_a_model_writes(
     assert any(group.startswith("Python") for group, _ in found)
     with pytest.raises(DataError, match="heldout_"):
         run(TEXT, _says(""), Settings(data=tmp_path / "out"), tmp_path)
+
+
+def test_python_functions_are_in_no_training_document() -> None:
+    held_out = list(functions())
+    trained = "\0".join(
+        document.text
+        for document in read(Source("python", STANDARD_LIBRARY, 1, ""), Path())
+        if isinstance(document, Text)
+    )
+    assert len(held_out) > 50
+    for function in held_out:
+        assert function.text.startswith(("def ", "async def "))
+        ast.parse(function.text)
+        assert function.text not in trained
 
 
 @pytest.mark.parametrize("benchmark", [NEEDLE, RECALL])
@@ -259,7 +273,7 @@ def test_a_random_model_answers_everything(
     """The whole path through the engine: prompts, batches, strict parsing, likelihoods."""
     monkeypatch.setattr(text, "SAMPLE", 20_000)
     monkeypatch.setattr(samples, "LONGEST", 24)
-    monkeypatch.setattr(text, "PYTHON", Source("story", "more.jsonl", 1, ""))
+    monkeypatch.setattr(text, "functions", lambda: [Text("def f():\n    pass")])
     data = tmp_path / "data"
     data.mkdir()
     story = {"text": "Once upon a time there was a fox. It slept."}

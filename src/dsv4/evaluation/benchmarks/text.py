@@ -19,6 +19,7 @@ from dsv4.data.records import to_documents
 from dsv4.errors import DataError, UsageError
 from dsv4.evaluation import intervals
 from dsv4.evaluation.benchmark import Benchmark, Row, Settings
+from dsv4.evaluation.benchmarks.python import functions
 from dsv4.evaluation.local import LocalModel
 from dsv4.evaluation.ngrams import NgramModel, NgramTarget
 from dsv4.evaluation.question import Answer, Item, Likelihood, Measures, Scored, Target
@@ -36,11 +37,9 @@ SAMPLE = 8 << 20
 _KEYS = {"text", "prompt", "messages", "facts", "definition"}
 """Of records that are documents; corpora may have other files beside them."""
 
-PYTHON = Source("python", STANDARD_LIBRARY, 1, "PSF-2.0", split="heldout")
-
 
 def items(settings: Settings, target: Target) -> Iterator[Item]:
-    """Held-out documents: of every `heldout_NAME.jsonl` (or `.jsonl.xz`), and modules of the
+    """Held-out documents: of every `heldout_NAME.jsonl` (or `.jsonl.xz`), and functions of the
     standard library. Records with a kind are one group per kind."""
     assert settings.data is not None
     paths = sorted(settings.data.glob("heldout_*.jsonl*"))
@@ -55,7 +54,7 @@ def items(settings: Settings, target: Target) -> Iterator[Item]:
         for record in read_records(path):
             group = f"{name}: {record['kind']}" if "kind" in record else name
             corpora.setdefault(group, []).extend(to_documents(record, path))
-    corpora[f"Python {platform.python_version()}"] = list(read(PYTHON, settings.data))
+    corpora[f"Python {platform.python_version()} functions"] = list(functions())
     for group, documents in corpora.items():
         size = 0
         for i, document in enumerate(documents[: settings.count(DOCUMENTS)]):

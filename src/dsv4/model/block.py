@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.attention import Attention
-from dsv4.model.engram import Engram
+from dsv4.model.engram import Engram, Ticket
 from dsv4.model.moe import MoE, Routing
 from dsv4.model.parameters import Norm
 from dsv4.model.state import LayerState
@@ -52,12 +52,13 @@ class Block(nn.Module):
         start: int,
         state: LayerState | None,
         numerics: Numerics,
-        rows_BTR: Tensor | None = None,
+        ticket: Ticket | None = None,
     ) -> tuple[Tensor, Routing]:
-        """Streams after this layer, and the router's choice; `rows_BTR`: what its Engram reads."""
+        """Streams after this layer, and the router's choice; `ticket`: what its Engram reads."""
         if self.engram is not None:
+            assert ticket is not None
             past = state.memory if state is not None else None
-            streams_BTSD = self.engram(streams_BTSD, rows_BTR, start, past, numerics)
+            streams_BTSD = self.engram(streams_BTSD, ticket, start, past, numerics)
         fused = ops.fused("connections", self, numerics) or (None, None)
 
         def attention(x_BTD: Tensor) -> Tensor:

@@ -122,9 +122,10 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> float:
         """Mean next-token loss of the validation batches, with the weights a user would get."""
+        model = cast(LanguageModel, self.model)
         with self._rounded():
             sums = [
-                cross_entropy(self.model(batch.ids_BT).logits_BTV, batch, ahead=1)
+                cross_entropy(model, model.features(batch.ids_BT), batch, ahead=1)
                 for batch in self.validation
             ]
         return float(sum(s for s, _ in sums)) / sum(n for _, n in sums)

@@ -19,7 +19,7 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.attention import Attention
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import init_weights
+from dsv4.model.weights import init_weights, set_weight
 from dsv4.ops.compiled import compiled_ops
 from dsv4.training.config import TrainConfig
 from dsv4.training.indexer import train_indexers
@@ -94,6 +94,9 @@ def train(
     )
     model = Transformer(config.model)
     init_weights(model, config.seed)
+    if model.ngrams is not None:
+        canonical = tokenizer.canonical_ids(config.model.vocab_size)
+        set_weight(model, "ngrams.token_map", torch.tensor(canonical))
     with _training_form(model, config):
         trainer = Trainer(model, config.model, batches, settings, validation)
         if trainer.resume():

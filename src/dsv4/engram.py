@@ -91,6 +91,11 @@ class EngramConfig:
         """Earlier tokens that the hashes of a position depend on."""
         return self.max_ngram_size - 1
 
+    @property
+    def convolved(self) -> int:
+        """Earlier tokens that the convolution of a layer sees."""
+        return (CONV_KERNEL - 1) * self.max_ngram_size if self.conv else 0
+
     @cached_property
     def primes(self) -> tuple[tuple[int, ...], ...]:
         """Moduli of every layer, by (n-gram length, head): rows of the parts of its table.

@@ -163,7 +163,7 @@ class ShortConv(nn.Module):
         super().__init__()
         channels = config.hc_mult * config.hidden_size
         self.dilation, self.eps = engram.max_ngram_size, config.rms_norm_eps
-        self.back = (CONV_KERNEL - 1) * self.dilation
+        self.back = engram.convolved
         self.norm = Norm(channels)
         self.weight = nn.Parameter(torch.empty(channels, CONV_KERNEL))
 

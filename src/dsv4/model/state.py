@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dsv4.config import CSA, ModelConfig
-from dsv4.engram import CONV_KERNEL, EngramConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import StateError
 from dsv4.model.blocks import BLOCK, BlockTable, Entries, Section, layout, row_formats
 from dsv4.numerics.rows import Float32Rows, RowFormat
@@ -163,8 +163,7 @@ def _conv_ring(shape: StateShape) -> Ring:
     """What the short convolution of an Engram saw at the last positions."""
     assert shape.engram is not None
     row = Float32Rows(shape.config.hc_mult * shape.config.hidden_size)
-    back = (CONV_KERNEL - 1) * shape.engram.max_ngram_size
-    return Ring(shape.batch, row, unit=1, back=back, rewind=shape.rewind)
+    return Ring(shape.batch, row, unit=1, back=shape.engram.convolved, rewind=shape.rewind)
 
 
 class State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import torch
 
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.folder import Reader
-from dsv4.checkpoint.layout import F32
+from dsv4.checkpoint.layout import F32, TOKEN_MAP
 from dsv4.checkpoint.plan import Layout, Plan, Source, make_plan
 from dsv4.checkpoint.values import check_values
 from dsv4.config import ModelConfig
-from dsv4.errors import UsageError
+from dsv4.errors import CheckpointError, UsageError
+from dsv4.model.retrofit import set_token_map
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight
 from dsv4.numerics.policy import EXACT, Numerics
@@ -40,8 +42,16 @@ WORKING = 192 << 20
 """Bytes left to intermediate results and the decoding state when memory is limited."""
 
 
+CanonicalIds = Callable[[int], Sequence[int]]
+"""Given the size of a vocabulary, the canonical ids of its tokens: `Tokenizer.canonical_ids`."""
+
+
 def load(
-    folder: Path | str, numerics: Numerics = EXACT, *, memory_limit: int | None = None
+    folder: Path | str,
+    numerics: Numerics = EXACT,
+    *,
+    memory_limit: int | None = None,
+    canonical_ids: CanonicalIds | None = None,
 ) -> Transformer:
     """A model with the weights of a folder in the released or the transformers layout.
 
@@ -51,6 +61,7 @@ def load(
 
     `memory_limit`: bytes that may be resident. What the other weights leave of it holds routed
     experts, which are read when they are needed; UsageError if that is too little.
+    `canonical_ids`: asked if there is an Engram whose token map the folder does not store.
     """
     plan = make_plan(folder)
     # Looking for NaN reads pages, which would count against the limit.
@@ -58,9 +69,9 @@ def load(
     for note in notes:
         logger.warning("%s: %s", folder, note)
     if memory_limit is None:
-        return _build(plan, numerics)
+        return _build(plan, numerics, canonical_ids)
     store = _store(plan, memory_limit)
-    model = _build(plan, numerics)
+    model = _build(plan, numerics, canonical_ids)
     model.stream_experts(store)
     return model
 
@@ -110,12 +121,21 @@ def load_with_report(
     return model, LoadReport(plan.config, plan.layout, stored, plan.nbytes, notes)
 
 
-def _build(plan: Plan, numerics: Numerics) -> Transformer:
+def _build(
+    plan: Plan, numerics: Numerics, canonical_ids: CanonicalIds | None = None
+) -> Transformer:
+    if plan.lacks_token_map and canonical_ids is None:
+        raise CheckpointError(
+            f"{plan.folder}: no {TOKEN_MAP}, which the Engram of this model needs",
+            "it follows from the tokenizer.json that belongs to these weights",
+        )
     with torch.device("meta"):
         model = Transformer(plan.config, numerics)
     reader = Reader()
     for source in plan.sources:
         set_weight(model, source.parameter.name, _value(source, reader))
+    if plan.lacks_token_map and canonical_ids is not None:
+        set_token_map(model, canonical_ids(plan.config.vocab_size))
     return model.eval()
 
 

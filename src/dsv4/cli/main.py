@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": "Show what this machine has and what dsv4 does with it.",
     "train": "Train a model from a text corpus.",
     "export": "Rewrite a model folder in another layout.",
+    "engram": "Give a model an Engram, a memory of n-grams.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +18,9 @@ from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.attention import Attention
+from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import init_weights, set_weight
+from dsv4.model.weights import init_weights
 from dsv4.ops.compiled import compiled_ops
 from dsv4.training.config import TrainConfig
 from dsv4.training.indexer import train_indexers
@@ -53,6 +54,8 @@ def train(
     """
     tokenizer_path = prepare_tokenizer(config, status)
     tokenizer = Tokenizer.from_file(tokenizer_path)
+    canonical = tokenizer.canonical_ids(config.model.vocab_size) if config.model.engram else []
+    config = replace(config, model=fit_engram(config.model, canonical))
 
     def shards(sources: tuple[Source, ...], corpora: Path, name: str) -> tuple[Shard, ...]:
         status(f"tokenising {name}")
@@ -95,8 +98,7 @@ def train(
     model = Transformer(config.model)
     init_weights(model, config.seed)
     if model.ngrams is not None:
-        canonical = tokenizer.canonical_ids(config.model.vocab_size)
-        set_weight(model, "ngrams.token_map", torch.tensor(canonical))
+        set_token_map(model, canonical)
     with _training_form(model, config):
         trainer = Trainer(model, config.model, batches, settings, validation)
         if trainer.resume():

@@ -2,6 +2,7 @@
 // builds one keeps the memory behind the addresses alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "operations/attention.h"
@@ -19,6 +21,7 @@
 #include "operations/model.h"
 #include "operations/product.h"
 #include "operations/workspace.h"
+#include "reads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -315,6 +318,15 @@ void bind_operations(nb::module_& m) {
   m.def(
       "read_pass",
       [](Address data, int64_t bytes) { return read_pass(at<uint8_t>(data), bytes); }, NoGil());
+  m.def(
+      "read_places",
+      [](int file, Address places, int64_t count, int64_t size, Address out) {
+        int error = 0;
+        const int64_t there =
+            read_places(file, at<int64_t>(places), count, size, at<uint8_t>(out), &error);
+        return std::make_pair(there, error);
+      },
+      NoGil());
   m.def("stage_times", [] {
     std::vector<std::tuple<std::string, int64_t, int64_t>> rows;
     for (int i = 0; i < kStages; ++i)

@@ -15,6 +15,7 @@ from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.folder import Reader
 from dsv4.checkpoint.layout import F32, TOKEN_MAP
 from dsv4.checkpoint.plan import Layout, Plan, Source, make_plan
+from dsv4.checkpoint.tables import TableStore, table_sources
 from dsv4.checkpoint.values import check_values
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError, UsageError
@@ -22,7 +23,7 @@ from dsv4.model.retrofit import set_token_map
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight
 from dsv4.numerics.policy import EXACT, Numerics
-from dsv4.numerics.quantized import QuantizedTensor, Weight
+from dsv4.numerics.quantized import FP8_32, QuantizedTensor, Weight
 
 logger = logging.getLogger("dsv4.checkpoint")
 
@@ -60,7 +61,8 @@ def load(
     the folder goes to the `dsv4.checkpoint` log as warnings.
 
     `memory_limit`: bytes that may be resident. What the other weights leave of it holds routed
-    experts, which are read when they are needed; UsageError if that is too little.
+    experts, which are read when they are needed, as are the rows of Engram tables if not all fits;
+    UsageError if that is too little.
     `canonical_ids`: asked if there is an Engram whose token map the folder does not store.
     """
     plan = make_plan(folder)
@@ -68,26 +70,39 @@ def load(
     notes = plan.notes + check_values(plan, None if memory_limit is None else False)
     for note in notes:
         logger.warning("%s: %s", folder, note)
-    if memory_limit is None:
-        return _build(plan, numerics, canonical_ids)
-    store = _store(plan, memory_limit)
     model = _build(plan, numerics, canonical_ids)
-    model.stream_experts(store)
+    if memory_limit is None:
+        return model
+    experts, tables = _streamed(plan, memory_limit)
+    model.stream_experts(experts)
+    if tables is not None:
+        model.stream_tables(tables)
     return model
 
 
-def _store(plan: Plan, memory_limit: int) -> ExpertStore:
-    """Experts in what is left of `memory_limit` bytes."""
+def _streamed(plan: Plan, memory_limit: int) -> tuple[ExpertStore, TableStore | None]:
+    """Experts in what is left of `memory_limit` bytes. Engram tables stay on disk unless all fits:
+    their rows are small, and known long before they are needed."""
     experts = sum(source.nbytes for source in plan.sources if source.parameter.expert)
-    taken = plan.nbytes - experts + resident() + WORKING
+    tables = sum(source.nbytes for source in table_sources(plan))
+    taken = plan.nbytes - experts + _copied(plan) + resident() + WORKING
+    on_disk = tables > 0 and taken + experts > memory_limit
+    if on_disk:
+        taken -= tables
     try:
-        return ExpertStore.of(plan, max(0, memory_limit - taken))
+        store = ExpertStore.of(plan, max(0, memory_limit - taken))
     except UsageError as error:
         raise UsageError(
             f"{memory_limit / 2**30:.2f} GiB are too little: {taken / 2**30:.2f} GiB go to the "
             f"program, intermediate results and the weights that every token needs; {error}",
             f"give {math.ceil((taken + _least(plan)) / 2**20)}M or more",
         ) from error
+    return store, TableStore.of(plan) if on_disk else None
+
+
+def _copied(plan: Plan) -> int:
+    """Bytes of the weights that kernels use in another form: two for every one as it is stored."""
+    return sum(2 * source.data.nbytes for source in plan.sources if source.format is FP8_32)
 
 
 def _least(plan: Plan) -> int:

@@ -36,6 +36,7 @@ class NgramIndex(nn.Module):
         super().__init__()
         self.engram = engram
         self.register_buffer("token_map", torch.zeros(vocabulary, dtype=torch.int64))
+        self._kept: tuple[torch.device, list[tuple[Tensor, Tensor, Tensor]]] | None = None
 
     def forward(self, ids_BT: Tensor, past: Ring | None, start: int) -> tuple[Tensor, ...]:
         """Rows `[B, T, R]` of each layer's table for tokens at positions `start ...`.
@@ -52,18 +53,19 @@ class NgramIndex(nn.Module):
             known_BL1 = past.read(max(0, start - back), start)
             parts.insert(1, known_BL1.squeeze(-1).to(ids_BT.dtype))
         canonical_BL = cast(Tensor, self.token_map)[torch.cat(parts, 1)]
-        device = ids_BT.device
         return tuple(
-            ops.ngram_rows(
-                canonical_BL,
-                torch.tensor(multipliers, device=device),
-                torch.tensor(primes, device=device),
-            )
-            + torch.tensor(offsets, device=device)
-            for multipliers, primes, offsets in zip(
-                engram.multipliers, engram.primes, engram.offsets, strict=True
-            )
+            ops.ngram_rows(canonical_BL, multipliers_N, primes_R) + offsets_R
+            for multipliers_N, primes_R, offsets_R in self._constants(ids_BT.device)
         )
+
+    def _constants(self, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Multipliers, primes and offsets of each table."""
+        if self._kept is None or self._kept[0] != device:
+            engram = self.engram
+            numbers = zip(engram.multipliers, engram.primes, engram.offsets, strict=True)
+            made = [tuple(torch.tensor(row, device=device) for row in rows) for rows in numbers]
+            self._kept = device, cast(list[tuple[Tensor, Tensor, Tensor]], made)
+        return self._kept[1]
 
 
 class Ticket(Protocol):

@@ -107,6 +107,11 @@ class Transformer(nn.Module):
             engram.source = source
         forget(self)
 
+    @property
+    def streams_tables(self) -> bool:
+        """Whether reading ahead can save time."""
+        return self._tables is not None
+
     def engrams(self) -> dict[int, Engram]:
         """The memories by the number of their layer."""
         memories = ((i, cast(Block, block).engram) for i, block in enumerate(self.layers))

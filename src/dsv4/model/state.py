@@ -282,16 +282,20 @@ class State:
             first = ring.needed(length)
             # A copy: a part of the tail may not lie where numbers of this kind can.
             stored = part.clone().view(ring.format.dtype)
+            rows_BTS = stored.view(self.shape.batch, -1, ring.format.stored)
+            if ring is self.ids:
+                self._check_ids(rows_BTS)
             ring.begin(first, first)
-            ring.write_stored(first, stored.view(self.shape.batch, -1, ring.format.stored))
+            ring.write_stored(first, rows_BTS)
 
     def resume_blind(self, blocks: list[Tensor], length: int) -> None:
         """Make this empty state one of `length` tokens that has the entries of `blocks`, but not
         the rows of its rings: they are zeros.
 
         A layer sees as far back as its window, so a layer's rows are right again once the layers
-        below are and a window has passed: all are after `window * layers` tokens. What is
-        computed before is to be thrown away; entries that `blocks` hold stay as they are.
+        below are and a window has passed: all are after `window * layers` tokens and as many as
+        Engrams look back. What is computed before is to be thrown away; entries that `blocks` hold
+        stay as they are.
         """
         assert 0 <= length <= len(blocks) * BLOCK or not self.table.layout.nbytes
         self._begin(blocks, length)
@@ -338,6 +342,8 @@ class State:
             for name, log in layer.logs():
                 count = length // layer.ratio
                 self._check(f"layers.{i}.{name}", tensors, log.section.format, count)
+        if self.ids is not None:
+            self._check_ids(tensors["ids"])
         self.table.truncate(0)
         self.table.sealed = 0
         self.reserve(length)
@@ -348,6 +354,11 @@ class State:
             for name, log in layer.logs():
                 log.write_stored(0, tensors[f"layers.{i}.{name}"])
         self.length = length
+
+    def _check_ids(self, ids: Tensor) -> None:
+        """Whether stored token ids can name rows of a table."""
+        if ids.numel() and not bool(((0 <= ids) & (ids < self.shape.config.vocab_size)).all()):
+            raise StateError("stored state does not belong to this model: it has other token ids")
 
     def _check(self, name: str, tensors: dict[str, Tensor], format: RowFormat, count: int) -> None:
         """Whether the tensor called `name` holds `count` rows of a format."""

@@ -67,6 +67,8 @@ class Model:
         """A digest of all that the numbers of a decoding state depend on besides the tokens."""
         digest = hashlib.blake2b(checkpoint.identity(self.folder), digest_size=32)
         digest.update(f"{self.numerics} {arithmetic()} {__version__}".encode())
+        if self.transformer.ngrams is not None:  # it may come from the tokenizer
+            digest.update(self.transformer.ngrams.token_map.numpy().tobytes())
         return digest.digest()
 
     @cached_property

@@ -32,6 +32,8 @@ class NgramIndex(nn.Module):
     the weights, because with another map every row would be another n-gram's.
     """
 
+    token_map: Tensor
+
     def __init__(self, engram: EngramConfig, vocabulary: int) -> None:
         super().__init__()
         self.engram = engram
@@ -52,7 +54,7 @@ class NgramIndex(nn.Module):
         if past is not None:
             known_BL1 = past.read(max(0, start - back), start)
             parts.insert(1, known_BL1.squeeze(-1).to(ids_BT.dtype))
-        canonical_BL = cast(Tensor, self.token_map)[torch.cat(parts, 1)]
+        canonical_BL = self.token_map[torch.cat(parts, 1)]
         return tuple(
             ops.ngram_rows(canonical_BL, multipliers_N, primes_R) + offsets_R
             for multipliers_N, primes_R, offsets_R in self._constants(ids_BT.device)

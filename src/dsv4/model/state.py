@@ -357,7 +357,7 @@ class State:
 
     def _check_ids(self, ids: Tensor) -> None:
         """Whether stored token ids can name rows of a table."""
-        if ids.numel() and not bool(((0 <= ids) & (ids < self.shape.config.vocab_size)).all()):
+        if ids.numel() and not bool(((ids >= 0) & (ids < self.shape.config.vocab_size)).all()):
             raise StateError("stored state does not belong to this model: it has other token ids")
 
     def _check(self, name: str, tensors: dict[str, Tensor], format: RowFormat, count: int) -> None:

@@ -105,7 +105,12 @@ def load(
             else "a memory limit needs the native kernels, which are not installed",
             "use --numerics fast" if not policy.packed else "dsv4 doctor says how to get them",
         )
-    transformer = checkpoint.load(folder, policy, memory_limit=memory_limit)
+    transformer = checkpoint.load(
+        folder,
+        policy,
+        memory_limit=memory_limit,
+        canonical_ids=lambda size: Tokenizer.from_folder(folder).canonical_ids(size),
+    )
     transformer.requires_grad_(False)
     # Kernels read the stored formats; op by op they would be decoded at every step.
     in_place = policy.quantized or (policy.packed and available())

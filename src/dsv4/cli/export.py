@@ -35,13 +35,14 @@ def export(
     `released` is the layout of the official folders, `transformers` the one that
     DeepseekV4ForCausalLM loads (float32, without the MTP block).
     """
-    import shutil
-
     from dsv4 import checkpoint, locate
     from dsv4.cli.console import note, progress
+    from dsv4.encoding.tokenizer import Tokenizer
 
     folder = locate.folder(model)
-    transformer = checkpoint.load(folder)
+    transformer = checkpoint.load(
+        folder, canonical_ids=lambda size: Tokenizer.from_folder(folder).canonical_ids(size)
+    )
     write = (
         checkpoint.export_released
         if layout is LayoutName.RELEASED
@@ -49,7 +50,14 @@ def export(
     )
     with progress("export") as done:
         write(transformer, out, overwrite=overwrite, progress=done)
+    copy_kept(folder, out)
+    note(f"{out}: {layout.value} layout")
+
+
+def copy_kept(folder: Path, out: Path) -> None:
+    """Copy the files of a model folder that are no weights."""
+    import shutil
+
     for name in KEPT:
         if (folder / name).is_file() and (folder / name).resolve() != (out / name).resolve():
             shutil.copyfile(folder / name, out / name)
-    note(f"{out}: {layout.value} layout")

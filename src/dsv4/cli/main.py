@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "Train a model from a text corpus.",
     "sft": "Fine-tune a model on conversations.",
     "export": "Rewrite a model folder in another layout.",
+    "engram": "Give a model an Engram, a memory of n-grams.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""
 

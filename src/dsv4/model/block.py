@@ -46,6 +46,7 @@ class Block(nn.Module):
         start: int,
         state: LayerState | None,
         numerics: Numerics,
+        replay_BTK: Tensor | None = None,
     ) -> tuple[Tensor, Routing]:
         """Streams after this layer, and the router's choice."""
         fused = ops.fused("connections", self, numerics) or (None, None)
@@ -62,7 +63,7 @@ class Block(nn.Module):
         routings: list[Routing] = []
 
         def experts(x_BTD: Tensor) -> Tensor:
-            y_BTD, routing = self.ffn(x_BTD, ids_BT, numerics)
+            y_BTD, routing = self.ffn(x_BTD, ids_BT, numerics, replay_BTK)
             routings.append(routing)
             return y_BTD
 

@@ -71,12 +71,17 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
             self.tid2eid = None
 
-    def forward(self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics) -> Routing:
+    def forward(
+        self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics, replay_NK: Tensor | None = None
+    ) -> Routing:
         scores_NE = ops.affinities(x_ND, self.weight, numerics)
         if self.tid2eid is not None:
             return Routing(scores_NE, self.tid2eid[ids_N])
         assert self.bias is not None
-        return Routing(scores_NE, ops.top_experts(scores_NE, self.bias, self.experts_per_token))
+        experts_NK = ops.top_experts(scores_NE, self.bias, self.experts_per_token)
+        if replay_NK is not None:
+            experts_NK = torch.where(replay_NK >= 0, replay_NK, experts_NK)
+        return Routing(scores_NE, experts_NK)
 
 
 class MoE(nn.Module):
@@ -92,15 +97,23 @@ class MoE(nn.Module):
         self.source: ExpertSource | None = None
         self.layer = -1  # the source's number of this layer
 
-    def forward(self, x_BTD: Tensor, ids_BT: Tensor, numerics: Numerics) -> tuple[Tensor, Routing]:
-        """Output `[B, T, D]` and what the router chose."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        ids_BT: Tensor,
+        numerics: Numerics,
+        replay_BTK: Tensor | None = None,
+    ) -> tuple[Tensor, Routing]:
+        """Output `[B, T, D]` and what the router chose, or was told to (see `Transformer`)."""
         fused = ops.fused("mixture", self, numerics)
         assert fused is not None or self.source is None, "streamed experts need native kernels"
         if fused is not None:
+            assert replay_BTK is None, "kernels choose experts themselves"
             scores_NE, experts_NK, weights_NK = fused.route(x_BTD, ids_BT)
             return fused(x_BTD, experts_NK, weights_NK), Routing(scores_NE, experts_NK)
         x_ND = x_BTD.flatten(0, 1)
-        routing = self.gate(x_ND, ids_BT.flatten(), numerics)
+        replay_NK = replay_BTK.flatten(0, 1) if replay_BTK is not None else None
+        routing = self.gate(x_ND, ids_BT.flatten(), numerics, replay_NK)
         weights_NK = ops.routing_weights(routing.scores_NE, routing.experts_NK, self.scale)
         matrices = [expert.matrices() for expert in self.experts if isinstance(expert, Expert)]
         routed_ND = ops.mixture(

@@ -1,6 +1,6 @@
 """DeepSeek-V4: embedding, layers, head, and the prediction block.
 
-Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary.
+Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary, K experts per token.
 """
 
 from __future__ import annotations
@@ -98,15 +98,29 @@ class Transformer(nn.Module):
         return State.empty(self.config, ratios, batch, rewind, packed=self.numerics.packed)
 
     def forward(
-        self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False
+        self,
+        ids_BT: Tensor,
+        state: State | None = None,
+        *,
+        last_only: bool = False,
+        replay: Sequence[Tensor] | None = None,
     ) -> Output:
         """Logits for every position (or the last) of `ids_BT`, which follow `state`.
 
         Without a state the tokens stand at positions 0, 1, ... and nothing is remembered
         (this form is differentiable). Raises UsageError for ids outside the vocabulary or a
         context beyond `max_position_embeddings`.
+
+        `replay`: experts `[B, T, K]` of every layer that are used whatever the router prefers,
+        in their order; -1 leaves a place to the router. Only where training runs: without a
+        state, and with numerics that are not packed.
         """
         start = self._check(ids_BT, state)
+        if replay is not None:
+            if state is not None or self.numerics.packed:
+                raise UsageError("routing is replayed without a state, and not with `fast`")
+            if len(replay) != len(self.layers):
+                raise UsageError(f"routing of {len(replay)} layers, not {len(self.layers)}")
         if state is None and self.numerics.packed:
             state = self.new_state(ids_BT.shape[0])
         whole = ops.fused("model", self, self.numerics)
@@ -125,7 +139,7 @@ class Transformer(nn.Module):
                 tuple(Routing(*row) for row in rows),
             )
         else:
-            output = self._layer_by_layer(ids_BT, start, state, last_only)
+            output = self._layer_by_layer(ids_BT, start, state, last_only, replay)
         if state is not None:
             state.length += ids_BT.shape[1]
         return output
@@ -172,7 +186,12 @@ class Transformer(nn.Module):
         return Output(logits_BTV, output.streams_BTSD, output.routing)
 
     def _layer_by_layer(
-        self, ids_BT: Tensor, start: int, state: State | None, last_only: bool
+        self,
+        ids_BT: Tensor,
+        start: int,
+        state: State | None,
+        last_only: bool,
+        replay: Sequence[Tensor] | None,
     ) -> Output:
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
@@ -186,7 +205,8 @@ class Transformer(nn.Module):
             if ahead and i >= hashed:
                 cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
-            streams, choice = layer(streams, ids_BT, start, part, self.numerics)
+            told = replay[i] if replay is not None else None
+            streams, choice = layer(streams, ids_BT, start, part, self.numerics, told)
             routing.append(choice)
         seen = streams[:, -1:] if last_only else streams
         x_BTD = collapse_head(seen, self, self.numerics)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.numerics.quantized import FP4, FP8, FP8_F32, QuantizedTensor, Weight
+from dsv4.numerics.adapted import Adapted, Factor
+from dsv4.numerics.quantized import FP4, FP8, FP8_F32, QuantizedTensor
 from dsv4.ops.cpu.native import native
 from dsv4.ops.fused import Unsupported
 
@@ -24,8 +25,10 @@ class Handles:
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
 
-    def matrix(self, weight: Weight) -> Any:
+    def matrix(self, weight: Factor) -> Any:
         """`native.Matrix` of a weight `[O, X]`, used where it lies."""
+        if isinstance(weight, Adapted):
+            raise Unsupported("an adapted matrix (merge the adapter to serve it)")
         if isinstance(weight, QuantizedTensor):
             if weight.format is FP4 and weight.shape[1] % 32:
                 raise Unsupported(f"an FP4 matrix with {weight.shape[1]} inputs, no multiple of 32")

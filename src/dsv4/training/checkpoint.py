@@ -15,25 +15,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dsv4.errors import CheckpointError
+from dsv4.training.objective import Objective
 from dsv4.training.optimizer import Optimizer
 
 _KEEP = 2
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    objective: Objective[Any],
+    state: Mapping[str, Any],
 ) -> Path:
     """Write `folder/step-N` atomically and drop all but the newest two checkpoints.
 
-    It holds the weights, the optimizer's state, torch's random state, and `state` as JSON.
+    It holds the weights, the state of optimizer and objective, torch's random state, and `state`
+    as JSON.
     """
     final = folder / f"step-{step:07d}"
     part = folder / f"{final.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     _write(part / "model.safetensors", model.state_dict())
+    _write(part / "optimizer.safetensors", optimizer.state())
     extra = {"torch_rng": torch.get_rng_state()}
-    _write(part / "optimizer.safetensors", optimizer.state() | extra)
+    _write(part / "objective.safetensors", objective.state() | extra)
     with (part / "state.json").open("w", encoding="utf-8") as file:
         json.dump({"step": step, **state}, file, indent=1)
         file.flush()
@@ -51,14 +59,17 @@ def find(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.suffix != ".part" and p.is_dir())
 
 
-def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into model, optimizer and torch's generator; returns its JSON state.
+def restore(
+    path: Path, model: nn.Module, optimizer: Optimizer, objective: Objective[Any]
+) -> dict[str, Any]:
+    """Load a checkpoint into everything `save` took; returns its JSON state.
 
     Raises CheckpointError if a file is missing, damaged or of another model.
     """
     try:
         weights = load_file(path / "model.safetensors")
-        tensors = load_file(path / "optimizer.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+        extra = load_file(path / "objective.safetensors")
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         hint = "delete that folder to resume from the checkpoint before it"
@@ -67,8 +78,9 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds the weights of another model") from error
-    torch.set_rng_state(tensors.pop("torch_rng"))
-    optimizer.restore(tensors)
+    optimizer.restore(moments)
+    torch.set_rng_state(extra.pop("torch_rng"))
+    objective.restore(extra)
     return state
 
 

@@ -1,4 +1,7 @@
-"""The training loop: batches in, checkpoints and metrics out, resumable to the bit."""
+"""The training loop: batches in, checkpoints and metrics out, resumable to the bit.
+
+What is trained on what is an `objective.Objective`.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,22 @@ import contextlib
 import json
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dsv4.config import ModelConfig
-from dsv4.data.batches import Batch, Batches, Position
+from dsv4.data.batches import Position
 from dsv4.training import checkpoint
-from dsv4.training.loss import (
-    LanguageModel,
-    Losses,
-    compute_losses,
-    count_targets,
-    cross_entropy,
-    move_biases,
-)
-from dsv4.training.optimizer import Optimizer
+from dsv4.training.loss import move_biases
+from dsv4.training.objective import Loss, Objective
+from dsv4.training.optimizer import Matrices, Optimizer
 from dsv4.training.rounding import released_formats, rounded_weights
 from dsv4.training.schedule import Schedule
 
@@ -35,15 +33,24 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop needs besides model and data; fields as in `TrainConfig`."""
+    """What the loop needs besides model and objective.
+
+    out: run folder (checkpoints, metrics.jsonl). clip: norm that gradients are scaled down to.
+    bias_speed: how far an expert's selection bias moves per step.
+    matrices: who trains matrices, `muon` or `adamw` (the rest is AdamW's).
+    quantise_from: share of the run after which the forward pass sees weights as the released
+    formats round them (1: never). checkpoint_minutes: wall time between checkpoints.
+    max_minutes: save and stop when this much time is spent.
+    """
 
     out: Path
     schedule: Schedule
     clip: float = 1.0
     bias_speed: float = 1e-3
     weight_decay: float = 0.1
-    quantise_from: float = 1.0
+    matrices: Matrices = "muon"
     muon_dtype: torch.dtype = torch.float32
+    quantise_from: float = 1.0
     eval_every: int = 100
     checkpoint_minutes: float = 5.0
     max_minutes: float | None = None
@@ -56,19 +63,20 @@ class Trainer:
         self,
         model: nn.Module,
         config: ModelConfig,
-        batches: Batches,
+        objective: Objective[Any],
         settings: LoopSettings,
-        validation: tuple[Batch, ...] = (),
     ) -> None:
-        self.model, self.config, self.batches = model, config, batches
-        self.settings, self.validation = settings, validation
+        self.model, self.config, self.objective = model, config, objective
+        self.settings = settings
         self.optimizer = Optimizer(
             model,
             config,
             weight_decay=settings.weight_decay,
+            matrices=settings.matrices,
             muon_dtype=settings.muon_dtype,
         )
         self.step, self.tokens, self.position = 0, 0, Position()
+        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._formats = released_formats(config)
         self._biases = _router_biases(model, config)
         self._metrics = settings.out / "metrics.jsonl"
@@ -81,7 +89,7 @@ class Trainer:
         if not found:
             self._metrics.unlink(missing_ok=True)
             return False
-        state = checkpoint.restore(found[-1], self.model, self.optimizer)
+        state = checkpoint.restore(found[-1], self.model, self.optimizer, self.objective)
         self.step, self.tokens = state["step"], state["tokens"]
         self.position = Position(**state["position"])
         if self._metrics.is_file():
@@ -102,8 +110,8 @@ class Trainer:
             while self.step < settings.schedule.steps and not self._stop:
                 record = self._train_step()
                 last = self.step == settings.schedule.steps
-                if self.validation and (self.step % settings.eval_every == 0 or last):
-                    record["validation_loss"] = self.validate()
+                if self.step % settings.eval_every == 0 or last:
+                    record |= self.validate()
                 self._write(record)
                 report(record)
                 now = time.monotonic()
@@ -117,57 +125,47 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
         state = {"tokens": self.tokens, "position": asdict(self.position)}
-        return checkpoint.save(self._checkpoints, self.step, self.model, self.optimizer, state)
+        return checkpoint.save(
+            self._checkpoints, self.step, self.model, self.optimizer, self.objective, state
+        )
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """Mean next-token loss of the validation batches, with the weights a user would get."""
+    def validate(self) -> dict[str, float]:
+        """The objective's held-out metrics, with the weights a user would get."""
         with self._rounded():
-            sums = [
-                cross_entropy(self.model(batch.ids_BT).logits_BTV, batch, ahead=1)
-                for batch in self.validation
-            ]
-        return float(sum(s for s, _ in sums)) / sum(n for _, n in sums)
+            return self.objective.validate()
 
     def _train_step(self) -> dict[str, Any]:
-        began, schedule = time.monotonic(), self.settings.schedule
-        batches = []
-        for _ in range(schedule.micro_batches(self.step)):
-            batch, self.position = self.batches.next(self.position)
-            batches.append(batch)
-        targets, weight = count_targets(batches), schedule.mtp_weight(self.step)
-        done: list[Losses] = []
+        began, settings = time.monotonic(), self.settings
+        for name, parameter in self._trained.items():
+            parameter.requires_grad_(self.objective.trains(name, self.step))
+        done: list[Loss] = []
         with self._rounded():
+            batches, self.position = self.objective.next(self.position, self.step)
             for batch in batches:
-                losses = compute_losses(
-                    cast(LanguageModel, self.model),
-                    batch,
-                    targets=targets,
-                    mtp_weight=weight,
-                    hash_layers=self.config.num_hash_layers,
-                )
-                losses.total.backward()
-                done.append(losses)
-        trained = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(trained, self.settings.clip))
-        rate = schedule.rate(self.step)
+                loss = self.objective.loss(batch, batches, self.step)
+                loss.total.backward()
+                done.append(loss)
+        moved = [p for p in self._trained.values() if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(moved, settings.clip))
+        rate = settings.schedule.rate(self.step) * self.objective.rate_factor(self.step)
         self.optimizer.step(rate)
         load = _sum_loads(done)
-        move_biases(self._biases, load, self.settings.bias_speed)
+        moving = {layer: self._biases[layer] for layer in load if layer in self._biases}
+        move_biases(moving, load, settings.bias_speed)
         self.step += 1
-        self.tokens += sum(batch.tokens for batch in batches)
+        tokens = sum(loss.tokens for loss in done)
+        self.tokens += tokens
         seconds = time.monotonic() - began
         return {
             "step": self.step,
             "tokens": self.tokens,
-            "loss": sum(d.token for d in done) / targets,
-            "mtp_loss": sum(d.mtp for d in done) / max(1, sum(d.mtp_targets for d in done)),
-            "balance": sum(d.balance for d in done) / len(done),
+            **_means(done),
             "overload": max((float(n.max() / n.float().mean()) for n in load.values()), default=1),
             "lr": rate,
             "grad_norm": norm,
             "seconds": round(seconds, 3),
-            "tokens_per_second": round(sum(batch.tokens for batch in batches) / seconds, 1),
+            "tokens_per_second": round(tokens / seconds, 1),
         }
 
     def _rounded(self) -> contextlib.AbstractContextManager[None]:
@@ -204,10 +202,21 @@ def _router_biases(model: nn.Module, config: ModelConfig) -> dict[int, Tensor]:
     return found
 
 
-def _sum_loads(done: list[Losses]) -> dict[int, Tensor]:
+def _means(done: list[Loss]) -> dict[str, float]:
+    """Every metric over the step, weighted as the objective says."""
+    sums: dict[str, float] = defaultdict(float)
+    weights: dict[str, float] = defaultdict(float)
+    for loss in done:
+        for name, (value, weight) in loss.sums.items():
+            sums[name] += value
+            weights[name] += weight
+    return {name: value / max(weights[name], 1e-30) for name, value in sums.items()}
+
+
+def _sum_loads(done: list[Loss]) -> dict[int, Tensor]:
     total: dict[int, Tensor] = {}
-    for losses in done:
-        for layer, load in losses.load.items():
+    for loss in done:
+        for layer, load in loss.load.items():
             total[layer] = total[layer] + load if layer in total else load
     return total
 

@@ -17,6 +17,7 @@ the collapse, expand and mixing rows of mHC, the two series of an overlapping co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
 from dsv4.training.muon import Muon
+
+Matrices = Literal["muon", "adamw"]
+"""Who trains the matrices of the layers."""
 
 _NO_DECAY = ("attn_sink", ".ape")
 _ADAM = ("embed.weight", "head.weight", "norm.weight", "_base", "_scale", *_NO_DECAY)
@@ -71,14 +75,15 @@ class Optimizer:
         config: ModelConfig,
         *,
         weight_decay: float = 0.1,
+        matrices: Matrices = "muon",
         muon_dtype: torch.dtype = torch.float32,
     ) -> None:
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        matrices = {n: p for n, p in named.items() if is_muon(n, p)}
-        rest = {n: p for n, p in named.items() if n not in matrices}
-        pieces = {n: split_rows(n, p, config) for n, p in matrices.items()}
+        muon = {n: p for n, p in named.items() if matrices == "muon" and is_muon(n, p)}
+        rest = {n: p for n, p in named.items() if n not in muon}
+        pieces = {n: split_rows(n, p, config) for n, p in muon.items()}
         decay = {n: 0.0 if n.endswith(_NO_DECAY) else weight_decay for n in rest}
-        self.muon = Muon(matrices, pieces, weight_decay=weight_decay, dtype=muon_dtype)
+        self.muon = Muon(muon, pieces, weight_decay=weight_decay, dtype=muon_dtype)
         self.adamw = AdamW(rest, decay)
         self._named = named
 

@@ -23,6 +23,7 @@ from dsv4.model.weights import init_weights
 from dsv4.ops.compiled import compiled_ops
 from dsv4.training.config import TrainConfig
 from dsv4.training.indexer import train_indexers
+from dsv4.training.language import LanguageObjective
 from dsv4.training.loop import LoopSettings, Report, Trainer
 from dsv4.training.schedule import Schedule
 
@@ -95,7 +96,8 @@ def train(
     model = Transformer(config.model)
     init_weights(model, config.seed)
     with _training_form(model, config):
-        trainer = Trainer(model, config.model, batches, settings, validation)
+        objective = LanguageObjective(model, config.model, batches, config.schedule, validation)
+        trainer = Trainer(model, config.model, objective, settings)
         if trainer.resume():
             status(f"resuming after step {trainer.step}")
         finished = trainer.run(report)

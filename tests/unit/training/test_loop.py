@@ -17,6 +17,7 @@ from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.shards import Shard
 from dsv4.errors import CheckpointError
 from dsv4.training import checkpoint
+from dsv4.training.language import LanguageObjective
 from dsv4.training.loop import LoopSettings, Trainer
 from dsv4.training.schedule import Schedule
 
@@ -31,7 +32,9 @@ def make(out, steps=30, **settings):
     schedule = Schedule(steps=steps, lr=0.02, warmup=3, accumulate=2, ramp=0.5)
     settings = {"eval_every": 10, "checkpoint_minutes": 0.0} | settings
     loop = LoopSettings(Path(out), schedule, **settings)
-    return Trainer(Bigram(), CONFIG, batches, loop, (batches[Position(0, 0)],))
+    model = Bigram()
+    held = (batches[Position(0, 0)],)
+    return Trainer(model, CONFIG, LanguageObjective(model, CONFIG, batches, schedule, held), loop)
 
 
 def metrics(out):

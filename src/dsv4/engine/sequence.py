@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from dsv4.cache.keys import Chain

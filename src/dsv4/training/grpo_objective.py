@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from dsv4.training.answers import Answers, collate, hidden_states, micro_batches
 from dsv4.training.grpo import Clip, advantages, chosen_logprobs, policy_terms
 from dsv4.training.objective import Loss, Objective
 from dsv4.training.questions import Question, Questions
+from dsv4.training.rated import Rated, outcomes, pack, unpack
 from dsv4.training.rollout import Actor, Ask, Sample
 
 
@@ -50,17 +50,6 @@ class GrpoSettings:
             raise UsageError(
                 f"{self.updates} updates from {self.prompts} prompts", "at most one a prompt"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """A sample, its question's kind, what it earned, and by how much that is above its group."""
-
-    sample: Sample
-    kind: str
-    score: float
-    reward: float
-    advantage: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +117,14 @@ class GrpoObjective(Objective[RatedBatch]):
             "masked": (terms.masked, float(len(batch.rated))),
         }
         if batch is batches[0]:
-            sums |= _outcomes(self._step)
+            sums |= outcomes(self._step)
         return Loss(total, sums, sum(len(rated.sample.ids) for rated in batch.rated))
 
     def state(self) -> dict[str, Tensor]:
-        return _packed(self._rated)
+        return pack(self._rated)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self._rated = _unpacked(tensors)
+        self._rated = unpack(tensors)
 
     @torch.no_grad()
     def _reference_logprobs(self, answers: Answers) -> Tensor | None:
@@ -153,9 +142,7 @@ class GrpoObjective(Objective[RatedBatch]):
         by_sample = {id(r.sample): r for r in teaching}
         return [
             RatedBatch(collate(samples), tuple(by_sample[id(sample)] for sample in samples))
-            for samples in micro_batches(
-                [r.sample for r in teaching], self._settings.batch_tokens
-            )
+            for samples in micro_batches([r.sample for r in teaching], self._settings.batch_tokens)
         ]
 
     def _sample(self, number: int) -> list[Rated]:
@@ -211,20 +198,3 @@ def draw_seed(*parts: int) -> int:
     """A 63-bit seed that follows from numbers."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _outcomes(rated: Sequence[Rated]) -> dict[str, tuple[float, float]]:
-    """What the answers of a step were like: overall, and the score of each kind."""
-    count = float(len(rated))
-    sums = {
-        "reward": (sum(r.reward for r in rated), count),
-        "score": (sum(r.score for r in rated), count),
-        "length": (float(sum(len(r.sample.answer) for r in rated)), count),
-        "truncated": (float(sum(not r.sample.complete for r in rated)), count),
-    }
-    kinds: dict[str, list[float]] = defaultdict(list)
-    for one in rated:
-        kinds[one.kind].append(one.score)
-    return sums | {
-        f"score.{kind}": (sum(scores), float(len(scores))) for kind, scores in kinds.items()
-    }

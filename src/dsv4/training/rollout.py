@@ -84,9 +84,7 @@ class Actor:
         for one in drawing:
             sampling = Sampling(temperature=temperature, seed=one.ask.seed)
             ask = one.ask
-            generation = Generation(
-                ask.ids, ask.max_tokens, self._stop_ids, sampling, routing=True
-            )
+            generation = Generation(ask.ids, ask.max_tokens, self._stop_ids, sampling, routing=True)
             core.check(generation)
             core.add(generation, one.take)
         while core.busy:

@@ -69,15 +69,14 @@ def test_the_reward_rises(tmp_path):
     assert torch.equal(gate.weight, frozen[0]) and torch.equal(gate.bias, frozen[1])
 
 
-def test_a_heavy_reference_holds_the_policy(tmp_path):
-    free, held = (
-        make(tmp_path / "free", 6, prompts=2),
-        make(tmp_path / "held", 6, prompts=2, beta=10.0),
-    )
+def test_the_reference_holds_the_policy(tmp_path):
+    values = {"steps": 10, "lr": 1e-3, "prompts": 2}
+    free, held = make(tmp_path / "free", **values), make(tmp_path / "held", beta=10.0, **values)
     free.run(), held.run()
     gone = [distance(trainer.model, tiny()) for trainer in (free, held)]
-    assert gone[1] < gone[0] / 4
-    assert metrics(tmp_path / "held")[-1]["kl"] > 0
+    assert gone[1] < gone[0] / 2
+    records = metrics(tmp_path / "held")
+    assert records[0]["kl"] < 1e-3 < records[-1]["kl"]  # first: what the engine's rounding leaves
 
 
 def test_a_run_cut_within_a_batch_goes_on_to_the_same_numbers(tmp_path):

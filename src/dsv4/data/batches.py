@@ -11,7 +11,7 @@ Dimensions: B rows, T positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -29,10 +29,15 @@ _SHORTEST_TAIL = 16  # the last slice of a cut document is dropped below this le
 
 @dataclass(frozen=True)
 class Batch:
-    """ids_BT int64, padded with `pad` after length_B tokens of each row."""
+    """ids_BT int64, padded with `pad` after length_B tokens of each row.
+
+    learned_BT bool: the loss mask, true for tokens that are to be predicted; false in the padding.
+    None: all tokens are.
+    """
 
     ids_BT: Tensor
     length_B: Tensor
+    learned_BT: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -55,10 +60,14 @@ class Position:
 
 @dataclass(frozen=True)
 class Mix:
-    """Shards and how often each of their documents is shown per epoch."""
+    """Shards and how often each of their documents is shown per epoch.
+
+    masked: batches carry the loss masks of the shards; otherwise every token is learned.
+    """
 
     shards: tuple[Shard, ...]
     epochs: tuple[float, ...]
+    masked: bool = False
 
 
 class Batches:
@@ -94,7 +103,13 @@ class Batches:
         ids = np.full((len(rows), width), self._pad, np.int64)
         for row, (source, start, count) in enumerate(rows):
             ids[row, :count] = self._mix.shards[source].tokens[start : start + count]
-        return Batch(torch.from_numpy(ids), torch.from_numpy(length.copy()))
+        batch = Batch(torch.from_numpy(ids), torch.from_numpy(length.copy()))
+        if not self._mix.masked:
+            return batch
+        learned = np.zeros((len(rows), width), np.bool_)
+        for row, (source, start, count) in enumerate(rows):
+            learned[row, :count] = self._mix.shards[source].mask(start, count)
+        return replace(batch, learned_BT=torch.from_numpy(learned))
 
     def next(self, position: Position) -> tuple[Batch, Position]:
         """The batch at `position` and the position after it."""

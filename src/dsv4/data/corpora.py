@@ -1,10 +1,12 @@
-"""Readers of training corpora: files on disk in, documents out.
+"""Sources of training documents: corpus files, the standard library, and tasks.
 
-A corpus file is JSON lines, plain or xz-compressed. Four record shapes are understood:
-`{"prompt", "response"}` (optionally `input`, appended to the prompt, and `kind`),
-`{"messages": [{"role", "content"}]}`, `{"text"}` and WordNet's
-`{"words", "pos", "definition", "examples"}`. Python source is read from the standard library of
-the running interpreter.
+A corpus file is JSON lines, plain or xz-compressed; `records` lists the shapes that are
+understood. Python source is read from the standard library of the running interpreter. The
+problems of a task (`dsv4.tasks`) become documents with their reference replies.
+
+Splits: problems of a task are of the split that is asked for, by construction. Of files, one in
+twenty records is held out if a source asks for a split, by a hash of the record's `id` or, without
+one, of the document's text.
 """
 
 from __future__ import annotations
@@ -14,16 +16,22 @@ import json
 import lzma
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from dsv4.data.documents import Document, Turn
+from dsv4.data.documents import Conversation, Document, Infill, Text, texts
+from dsv4.data.records import to_document
 from dsv4.errors import DataError
+from dsv4.tasks.problem import Ask, Problem, Split, is_held_out
+from dsv4.tasks.registry import problems
 
 STANDARD_LIBRARY = "python:stdlib"
+TASK_PREFIX = "tasks:"
+HELD_OUT_RECORDS = 0.05
 _MAX_PYTHON_BYTES = 16_000
-_POS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+_MAX_INFILL = 2000  # characters: prefix, middle and suffix have to fit into one row of a batch
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,14 @@ class Source:
     """One ingredient of a training mix.
 
     name: file-name-safe label of its token shard.
-    files: glob below the corpora folder, or `STANDARD_LIBRARY`.
+    files: glob below the corpora folder, `STANDARD_LIBRARY`, or `tasks:NAME`.
     epochs: how often one pass over the mix shows each document (0.5: a random half).
     kinds: keep only records whose `kind` is listed (empty: keep all).
     keep: fraction of the documents that is read at all, chosen by hash of the text.
     licence: stated in the model card.
+    split: "train" or "heldout"; None reads all records of files, and "train" of a task.
+    infill: share of the texts that become infills; a long text stays and gives an excerpt.
+    count, seed, ask: how many problems of a task, drawn from which seed, and of what kind.
     """
 
     name: str
@@ -44,28 +55,61 @@ class Source:
     licence: str
     kinds: tuple[str, ...] = ()
     keep: float = 1.0
+    split: Split | None = None
+    infill: float = 0.0
+    count: int = 0
+    seed: int = 0
+    ask: Ask = field(default_factory=Ask)
+
+    @property
+    def task(self) -> str | None:
+        """The task whose problems this source is made of, if it is."""
+        return self.files.removeprefix(TASK_PREFIX) if self.files.startswith(TASK_PREFIX) else None
 
 
 def read(source: Source, corpora: Path) -> Iterator[Document]:
-    """The documents of a source, in file order. Raises DataError if there are none."""
-    if source.files == STANDARD_LIBRARY:
-        documents = _standard_library()
+    """The documents of a source, in file order.
+
+    Raises DataError if a file is missing or unreadable, UsageError for an unknown task.
+    """
+    if source.task is not None:
+        documents = _problems(source, source.task)
+    elif source.files == STANDARD_LIBRARY:
+        documents = (item for item in _standard_library() if _in_split(source, None, item))
     else:
-        paths = sorted(corpora.glob(source.files))
-        if not paths:
-            raise DataError(
-                f"no file matches {source.files} below {corpora}",
-                "pass the folder that holds the corpora of the recipe",
-            )
-        documents = (
-            document
-            for path in paths
-            for record in read_records(path)
-            if not source.kinds or record.get("kind") in source.kinds
-            for document in [to_document(record, path)]
-            if document is not None
+        documents = _records(source, corpora)
+    kept = (document for document in documents if _kept(document, source.keep))
+    return _with_infills(kept, source.infill) if source.infill else kept
+
+
+def _records(source: Source, corpora: Path) -> Iterator[Document]:
+    paths = sorted(corpora.glob(source.files))
+    if not paths:
+        raise DataError(
+            f"no file matches {source.files} below {corpora}",
+            "pass the folder that holds the corpora of the recipe",
         )
-    return (document for document in documents if _kept(document, source.keep))
+    return (
+        document
+        for path in paths
+        for record in read_records(path)
+        if not source.kinds or record.get("kind") in source.kinds
+        for document in [to_document(record, path)]
+        if document is not None and _in_split(source, record.get("id"), document)
+    )
+
+
+def _problems(source: Source, task: str) -> Iterator[Document]:
+    split = source.split or "train"
+    drawn = problems(task, source.count, seed=source.seed, split=split, ask=source.ask)
+    return map(from_problem, drawn)
+
+
+def from_problem(problem: Problem) -> Document:
+    """A problem with its reference reply."""
+    if problem.gap is not None:
+        return Infill(problem.gap.prefix, problem.reply.content, problem.gap.suffix)
+    return Conversation((*problem.messages, problem.said()), problem.tools, problem.effort)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -83,48 +127,6 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}, after line {number}: {error}") from error
 
 
-def to_document(record: dict[str, Any], path: Path) -> Document | None:
-    """A record as a document; None for a record with nothing to learn from.
-
-    Raises DataError for a record of an unknown shape.
-    """
-    try:
-        if "prompt" in record:
-            extra = record.get("input") or ""
-            prompt = f"{record['prompt']}\n{extra}" if extra else record["prompt"]
-            return Document.exchange(prompt.strip(), record["response"].strip())
-        if "messages" in record:
-            return _conversation(record["messages"])
-        if "text" in record:
-            text = record["text"].strip()
-            return Document.plain(text) if text else None
-        return _definition(record)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: a record has keys {', '.join(sorted(record))}",
-            "expected prompt+response, messages, text, or words+pos+definition",
-        ) from error
-
-
-def _conversation(messages: list[dict[str, Any]]) -> Document | None:
-    """Messages as turns; None if a tool takes part (tool calls belong to fine-tuning)."""
-    turns = []
-    for message in messages:
-        if message["role"] not in ("user", "assistant") or "content" not in message:
-            return None
-        turns.append(Turn(message["role"], message["content"].strip()))
-    return Document(tuple(turns)) if turns else None
-
-
-def _definition(record: dict[str, Any]) -> Document:
-    """A dictionary entry as a question about a word and its answer."""
-    word = record["words"][0]
-    answer = f"{word} ({_POS[record['pos']]}): {record['definition']}."
-    if record["examples"]:
-        answer += f' Example: "{record["examples"][0]}"'
-    return Document.exchange(f'What does "{word}" mean?', answer)
-
-
 def _standard_library() -> Iterator[Document]:
     """Small modules of the running interpreter's standard library, without its tests."""
     root = Path(sysconfig.get_path("stdlib"))
@@ -135,12 +137,44 @@ def _standard_library() -> Iterator[Document]:
         if path.stat().st_size <= _MAX_PYTHON_BYTES:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
             if text:
-                yield Document.plain(text)
+                yield Text(text)
 
 
 def _kept(document: Document, share: float) -> bool:
     """Whether a document falls into the kept share, by a hash of its text (not of its place)."""
     if share >= 1:
         return True
-    digest = hashlib.blake2b("\n".join(document.texts).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("\n".join(texts(document)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _in_split(source: Source, key: object, document: Document) -> bool:
+    """Whether a record is of the split that is asked for."""
+    if source.split is None:
+        return True
+    name = f"record/{key}" if key is not None else "\n".join(texts(document))
+    return is_held_out(name, HELD_OUT_RECORDS) == (source.split == "heldout")
+
+
+def _with_infills(documents: Iterator[Document], share: float) -> Iterator[Document]:
+    """Some of the texts as infills; which ones, and where they are cut, depends on the text."""
+    for document in documents:
+        if not isinstance(document, Text):
+            yield document
+            continue
+        rng = Random(document.text)
+        if rng.random() >= share:
+            yield document
+            continue
+        if len(document.text) > _MAX_INFILL:
+            yield document
+        yield _cut(document.text, rng)
+
+
+def _cut(text: str, rng: Random) -> Infill:
+    """An excerpt of the text, its middle (at most a third of it) taken out."""
+    start = rng.randint(0, max(0, len(text) - _MAX_INFILL))
+    part = text[start : start + _MAX_INFILL]
+    begin = rng.randint(0, len(part) - 1)
+    end = min(len(part), begin + rng.randint(1, max(1, len(part) // 3)))
+    return Infill(part[:begin], part[begin:end], part[end:])

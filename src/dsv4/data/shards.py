@@ -1,8 +1,9 @@
 """Token shards: a tokenised source on disk, built once and memory-mapped afterwards.
 
 A shard folder holds, for every source, `NAME.tokens.npy` (uint16 or uint32, all documents one
-after the other) and `NAME.offsets.npy` (int64, D + 1 places where documents begin), and one
-`index.json` with the fingerprint of what they were made from.
+after the other), `NAME.offsets.npy` (int64, D + 1 places where documents begin) and
+`NAME.learned.npy` (bits, as `numpy.packbits` packs them: the loss mask of every token, see
+`documents`), and one `index.json` with the fingerprint of what they were made from.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +23,37 @@ from dsv4.data.corpora import Source, read
 from dsv4.data.documents import Document, TextEncoder, encode_document
 from dsv4.errors import DataError
 
+_FORMAT = 2  # of the shard and of how documents are encoded
+_SAMPLE = 64  # problems that tell one version of a task from another
+
 Progress = Callable[[str, int], None]
 """Called with (source name, documents so far)."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Token ids of one source. Document d is tokens[offsets[d]:offsets[d + 1]]."""
+    """Token ids of one source. Document d is tokens[offsets[d]:offsets[d + 1]].
+
+    learned: the loss mask of all tokens, eight to a byte; None where every token is learned.
+    """
 
     name: str
     tokens: npt.NDArray[np.unsignedinteger]
     offsets: npt.NDArray[np.int64]
+    learned: npt.NDArray[np.uint8] | None = None
 
     @property
     def documents(self) -> int:
         """How many documents there are."""
         return len(self.offsets) - 1
+
+    def mask(self, start: int, count: int) -> npt.NDArray[np.bool_]:
+        """Whether each of the tokens [start, start + count) is to be learned."""
+        if self.learned is None:
+            return np.ones(count, np.bool_)
+        first, skip = start // 8, start % 8
+        packed = self.learned[first : (start + count + 7) // 8]
+        return np.unpackbits(packed, count=skip + count)[skip:].astype(np.bool_)
 
 
 def make_shard(
@@ -44,11 +61,16 @@ def make_shard(
 ) -> Shard:
     """Tokenise documents in memory. Raises DataError if there are none."""
     width = np.uint16 if vocab_size <= 1 << 16 else np.uint32
-    parts = [np.array(encode_document(tokenizer, item), width) for item in documents]
+    parts, masks = [], []
+    for item in documents:
+        encoded = encode_document(tokenizer, item)
+        parts.append(np.array(encoded.ids, width))
+        masks.append(np.array(encoded.learned, np.bool_))
     if not parts:
         raise DataError(f"source {name} has no documents")
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    return Shard(name, np.concatenate(parts), offsets)
+    learned = np.packbits(np.concatenate(masks))
+    return Shard(name, np.concatenate(parts), offsets, learned)
 
 
 def build_shards(
@@ -77,7 +99,8 @@ def build_shards(
             continue
         counted = _counted(read(source, corpora), source.name, progress)
         shard = make_shard(source.name, counted, tokenizer, vocab_size)
-        for path, array in zip(paths, (shard.tokens, shard.offsets), strict=True):
+        arrays = (shard.tokens, shard.offsets, np.asarray(shard.learned))
+        for path, array in zip(paths, arrays, strict=True):
             temporary = path.with_suffix(".part")
             with temporary.open("wb") as file:
                 np.save(file, array)
@@ -90,12 +113,13 @@ def build_shards(
 def open_shard(folder: Path, name: str) -> Shard:
     """Memory-map a shard. Raises DataError if it is missing or damaged."""
     try:
-        tokens, offsets = (np.load(path, mmap_mode="r") for path in _paths(folder, name))
+        tokens, offsets, learned = (np.load(path, mmap_mode="r") for path in _paths(folder, name))
     except (OSError, ValueError) as error:
         raise DataError(f"no readable token shard {name} in {folder}: {error}") from error
-    if offsets.ndim != 1 or not len(offsets) or offsets[-1] != len(tokens):
+    whole = offsets.ndim == 1 and len(offsets) and offsets[-1] == len(tokens)
+    if not whole or len(learned) != (len(tokens) + 7) // 8:
         raise DataError(f"token shard {name} in {folder} is damaged", "delete the folder")
-    return Shard(name, tokens, offsets)
+    return Shard(name, tokens, offsets, learned)
 
 
 def digest(path: Path) -> str:
@@ -103,13 +127,24 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _paths(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / f"{name}.tokens.npy", folder / f"{name}.offsets.npy"
+def _paths(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Of tokens, offsets and loss mask."""
+    return (
+        folder / f"{name}.tokens.npy",
+        folder / f"{name}.offsets.npy",
+        folder / f"{name}.learned.npy",
+    )
 
 
 def _fingerprint(source: Source, corpora: Path, version: str) -> str:
-    files = [(p.name, p.stat().st_size) for p in sorted(corpora.glob(source.files))]
-    said = [source.files, source.kinds, source.keep, files, version]
+    """What a shard was made from; of a task, its first problems stand for all."""
+    if source.task is None:
+        origin: list[Any] = [(p.name, p.stat().st_size) for p in sorted(corpora.glob(source.files))]
+    else:
+        first = read(replace(source, count=min(source.count, _SAMPLE)), corpora)
+        origin = [repr(document) for document in first]
+    said = [source.files, source.kinds, source.keep, source.split, source.infill, source.count,
+            source.seed, origin, _FORMAT, version]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

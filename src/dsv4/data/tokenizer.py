@@ -1,19 +1,20 @@
 """Training a small tokenizer of V4's kind: the same pre-tokenizer and control tokens, fewer merges.
 
-The pre-tokenizer is V4's: numbers in groups of three, runs of CJK, words and punctuation, then
-bytes (`pre_tokenizer` of the released tokenizer.json). Control tokens keep their names and take
-the first ids, in the order of `CONTROL`: BOS 0, EOS 1, padding 2, as in V4.
+The pre-tokenizer is V4's: numbers in groups of three digits (or fewer, if asked), runs of CJK,
+words and punctuation, then bytes (`pre_tokenizer` of the released tokenizer.json). Control tokens
+keep their names and take the first ids, in the order of `CONTROL`: BOS 0, EOS 1, padding 2, as in
+V4.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dsv4.data.documents import Document
+from dsv4.data.documents import Document, texts
 from dsv4.encoding.control import BOS, EOS, RELEASED_IDS
 from dsv4.errors import DataError
 
@@ -21,7 +22,6 @@ PAD = "<｜▁pad▁｜>"
 CONTROL = (BOS, EOS, PAD, *(token for token in RELEASED_IDS if token not in (BOS, EOS)))
 _SPECIAL = (BOS, EOS, PAD)  # the only ones V4 flags "special", the rest decode as text
 
-_NUMBERS = r"\p{N}{1,3}"
 _CJK = "[一-龥\u3040-ゟ゠-ヿ]+"
 _WORDS = "|".join(
     (
@@ -35,18 +35,25 @@ _WORDS = "|".join(
 )
 
 
-def train_tokenizer(documents: Iterable[Document], vocab_size: int, path: Path) -> None:
+def train_tokenizer(
+    documents: Iterable[Document], vocab_size: int, path: Path, *, digits: int = 3
+) -> None:
     """Train a byte-level BPE on the documents' texts and write it to `path` (tokenizer.json).
 
-    vocab_size counts everything: control tokens, the 256 bytes and the merges. Raises DataError
-    if it leaves no room for merges, or if the texts do not yield that many.
+    vocab_size counts everything: control tokens, the 256 bytes and the merges. digits: how many
+    digits of a number are at most one token; V4 has 3, with 1 small models learn sums better.
+    Raises DataError if vocab_size leaves no room for merges, if the texts do not yield that many,
+    or if digits is not 1, 2 or 3.
     """
+    if digits not in (1, 2, 3):
+        raise DataError(f"numbers can not be cut into groups of {digits} digits", "1, 2 or 3")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(CONTROL) + len(alphabet)
     if vocab_size <= smallest:
         raise DataError(f"vocab_size {vocab_size} leaves no room for merges", f"above {smallest}")
     tokenizer = Tokenizer(models.BPE())
-    splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in (_NUMBERS, _CJK, _WORDS)]
+    numbers = rf"\p{{N}}{{1,{digits}}}"
+    splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in (numbers, _CJK, _WORDS)]
     levels = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, levels])
     tokenizer.decoder = decoders.ByteLevel()
@@ -56,7 +63,7 @@ def train_tokenizer(documents: Iterable[Document], vocab_size: int, path: Path) 
         special_tokens=list(CONTROL),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(documents), trainer)
+    tokenizer.train_from_iterator((t for item in documents for t in texts(item)), trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         raise DataError(
             f"the texts give only {tokenizer.get_vocab_size()} of {vocab_size} tokens",
@@ -67,8 +74,3 @@ def train_tokenizer(documents: Iterable[Document], vocab_size: int, path: Path) 
         token["special"] = token["content"] in _SPECIAL
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def _texts(documents: Iterable[Document]) -> Iterator[str]:
-    for document in documents:
-        yield from document.texts

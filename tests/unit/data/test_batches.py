@@ -6,8 +6,8 @@ import torch
 
 from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.corpora import Source
-from dsv4.data.documents import Document
-from dsv4.data.shards import Shard, build_shards, open_shard
+from dsv4.data.documents import Text, exchange
+from dsv4.data.shards import Shard, build_shards, make_shard, open_shard
 from dsv4.errors import DataError
 
 
@@ -153,4 +153,30 @@ def test_a_damaged_shard_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError):
         open_shard(tmp_path / "s", "a")
-    assert Document.plain("x").turns[0].role == "text"
+
+
+def test_the_mask_of_a_shard_reaches_the_batch_in_every_slice(tmp_path):
+    masks = np.random.default_rng(1).random(1000) < 0.5
+    offsets = np.array([0, 300, 303, 700, 1000])
+    packed = Shard("s", np.arange(1000, dtype=np.uint32), offsets, np.packbits(masks))
+    assert all(
+        (packed.mask(a, b - a) == masks[a:b]).all() for a, b in [(0, 9), (3, 5), (991, 1000)]
+    )
+    for shards, expected in [([packed], masks), ([shard([1000], first=0)], np.ones(1000, bool))]:
+        mix = Mix(tuple(shards), (1.0,), masked=True)
+        stream = Batches(mix, batch_tokens=256, max_length=128, seed=3)
+        for index in range(stream.per_epoch()):
+            batch = stream[Position(0, index)]
+            for ids, learned, n in zip(batch.ids_BT, batch.learned_BT, batch.length_B, strict=True):
+                assert learned[:n].tolist() == expected[ids[:n].numpy()].tolist()
+                assert not learned[n:].any()
+    assert batches([packed])[Position()].learned_BT is None
+
+
+def test_shards_keep_the_mask_on_disk(tmp_path):
+    made = make_shard("s", [exchange("ab", "cde"), Text("f")], Bytes(), 300)
+    assert made.mask(0, 10).tolist() == [False] * 6 + [True] * 4
+    assert made.mask(10, 3).tolist() == [False, True, True]
+    build_shards([corpus(tmp_path, 3)], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
+    opened = open_shard(tmp_path / "s", "a")
+    assert opened.mask(0, 12).tolist() == [False] + [True] * 11

@@ -2,30 +2,13 @@
 
 import json
 import lzma
+from dataclasses import replace
 
 import pytest
 
-from dsv4.data.corpora import STANDARD_LIBRARY, Source, read, read_records, to_document
-from dsv4.data.documents import Document, Turn, encode_document
-from dsv4.errors import DataError
-
-
-class Letters:
-    """A tokenizer whose ids are code points; control tokens are negative."""
-
-    names = (
-        "<｜begin▁of▁sentence｜>",
-        "<｜end▁of▁sentence｜>",
-        "<｜User｜>",
-        "<｜Assistant｜>",
-        "</think>",
-    )
-
-    def encode(self, text):
-        return [ord(letter) for letter in text]
-
-    def control_id(self, token):
-        return -1 - self.names.index(token)
+from dsv4.data.corpora import STANDARD_LIBRARY, Source, read, read_records
+from dsv4.data.documents import Conversation, Infill, Text
+from dsv4.errors import DataError, UsageError
 
 
 def write(path, records, compressed=False):
@@ -40,27 +23,14 @@ def test_reads_plain_and_compressed_lines(tmp_path, compressed):
     path = tmp_path / ("a.jsonl.xz" if compressed else "a.jsonl")
     write(path, [{"text": "é one"}, {"text": " two "}, {"text": "  "}], compressed)
     documents = list(read(Source("a", path.name, 1, "CC0"), tmp_path))
-    assert documents == [Document.plain("é one"), Document.plain("two")]
-
-
-def test_every_record_shape(tmp_path):
-    exchange = to_document({"prompt": "Q", "input": "data", "response": " A"}, tmp_path)
-    assert exchange == Document.exchange("Q\ndata", "A")
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-    chat = to_document({"messages": messages}, tmp_path)
-    assert chat == Document((Turn("user", "hi"), Turn("assistant", "hello")))
-    called = [*messages, {"role": "assistant", "tool_call": {}}]
-    assert to_document({"messages": called}, tmp_path) is None
-    record = {"words": ["oak"], "pos": "n", "definition": "a tree", "examples": ["an old oak"]}
-    answer = to_document(record, tmp_path).turns[1].text
-    assert answer == 'oak (noun): a tree. Example: "an old oak"'
+    assert documents == [Text("é one"), Text("two")]
 
 
 def test_kinds_select_records(tmp_path):
     records = [{"kind": k, "prompt": k, "response": "r"} for k in ("tale", "sql", "tale")]
     write(tmp_path / "a.jsonl", records)
     kept = read(Source("a", "*.jsonl", 1, "CC0", kinds=("tale",)), tmp_path)
-    assert [d.turns[0].text for d in kept] == ["tale", "tale"]
+    assert [d.messages[0].content for d in kept] == ["tale", "tale"]
 
 
 def test_keep_takes_a_stable_share(tmp_path):
@@ -74,7 +44,7 @@ def test_keep_takes_a_stable_share(tmp_path):
 
 def test_standard_library_is_python_source():
     source = Source("py", STANDARD_LIBRARY, 1, "PSF-2.0", keep=0.02)
-    texts = [document.turns[0].text for document in read(source, None)]
+    texts = [document.text for document in read(source, None)]
     assert texts and all(len(text) < 20_000 for text in texts)
     compile(texts[0], "first", "exec")
 
@@ -99,17 +69,41 @@ def test_a_truncated_archive_is_an_error(tmp_path):
         list(read_records(tmp_path / "a.jsonl.xz"))
 
 
-@pytest.mark.parametrize("record", [{"body": "x"}, {"prompt": "q"}, {"text": 3}, {"messages": 3}])
-def test_unknown_shapes_are_refused(tmp_path, record):
-    with pytest.raises(DataError, match="record has keys"):
-        to_document(record, tmp_path)
+def test_a_task_is_a_source():
+    source = Source("sums", "tasks:arithmetic", 1, "Apache-2.0", count=30, seed=5)
+    documents = list(read(source, None))
+    assert documents == list(read(source, None)) and len(set(map(repr, documents))) > 25
+    assert all(isinstance(item, Conversation) for item in documents)
+    assert {item.effort for item in documents} == {"off", "high", "max"}
+    held = read(replace(source, split="heldout"), None)
+    assert not set(map(repr, documents)) & set(map(repr, held))
+    with pytest.raises(UsageError, match="no task 'sum'"):
+        list(read(replace(source, files="tasks:sum"), None))
 
 
-def test_text_is_wrapped_in_begin_and_end():
-    assert encode_document(Letters(), Document.plain("ab")) == [-1, 97, 98, -2]
+def test_splits_of_a_file_are_disjoint_and_do_not_depend_on_places(tmp_path):
+    records = [{"id": f"d{i}", "text": f"document {i}"} for i in range(1000)]
+    write(tmp_path / "a.jsonl", records)
+    train, held = (
+        list(read(Source("a", "a.jsonl", 1, "CC0", split=split), tmp_path))
+        for split in ("train", "heldout")
+    )
+    assert 30 < len(held) < 75 and len(train) + len(held) == 1000
+    write(tmp_path / "a.jsonl", records[::-1])
+    assert set(read(Source("a", "a.jsonl", 1, "CC0", split="heldout"), tmp_path)) == set(held)
 
 
-def test_conversations_follow_the_chat_encoding():
-    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
-    ids = encode_document(Letters(), Document(turns))
-    assert ids == [-1, -3, 97, -4, -5, 98, -2, -3, 99, -4, -5, 100, -2]
+def test_infills_lose_nothing(tmp_path):
+    short = [f"A short text of number {i}, with a few words." for i in range(200)]
+    long = [f"{i} " + "word " * 900 for i in range(20)]
+    write(tmp_path / "a.jsonl", [{"text": text} for text in short + long])
+    source = Source("a", "a.jsonl", 1, "CC0", infill=0.5)
+    documents = list(read(source, tmp_path))
+    assert documents == list(read(source, tmp_path))
+    infills = [item for item in documents if isinstance(item, Infill)]
+    assert 80 < len(infills) < 140 and all(item.middle for item in infills)
+    joined = [item.prefix + item.middle + item.suffix for item in infills]
+    kept = {item.text for item in documents if isinstance(item, Text)}
+    assert all(text in kept or text in joined for text in short)
+    assert all(text.strip() in kept for text in long)
+    assert all(len(text) <= 2000 for text in joined)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dsv4.data.documents import Document
+from dsv4.data.documents import Text
 from dsv4.data.tokenizer import CONTROL, train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import DataError
@@ -19,7 +19,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_tokenizer([Document.plain(text) for text in TEXTS * 3], 340, path)
+    train_tokenizer([Text(text) for text in TEXTS * 3], 340, path)
     return path
 
 
@@ -46,12 +46,20 @@ def test_digits_are_grouped_by_three_as_in_v4(path):
     assert tokenizer.encode("123456") == tokenizer.encode("123") + tokenizer.encode("456")
 
 
+def test_digits_can_be_tokens_of_their_own(tmp_path):
+    train_tokenizer([Text(text) for text in TEXTS * 3], 330, tmp_path / "t.json", digits=1)
+    tokenizer = Tokenizer.from_file(tmp_path / "t.json")
+    assert [tokenizer.token(index) for index in tokenizer.encode("12345")] == list("12345")
+    with pytest.raises(DataError, match="0 digits"):
+        train_tokenizer([Text(TEXTS[0])], 330, tmp_path / "t.json", digits=0)
+
+
 def test_training_twice_gives_the_same_file(path, tmp_path):
-    train_tokenizer([Document.plain(text) for text in TEXTS * 3], 340, tmp_path / "again.json")
+    train_tokenizer([Text(text) for text in TEXTS * 3], 340, tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("size", [200, 100_000])
 def test_impossible_sizes_are_refused(tmp_path, size):
     with pytest.raises(DataError):
-        train_tokenizer([Document.plain(TEXTS[0])], size, tmp_path / "t.json")
+        train_tokenizer([Text(TEXTS[0])], size, tmp_path / "t.json")

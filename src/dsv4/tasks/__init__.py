@@ -1,0 +1,1 @@
+"""Graded problems, made by rule: for training documents, rewards and evaluation."""

@@ -31,6 +31,7 @@ COMMANDS = {
     "cost": "Show what tokens cost on hosted APIs.",
     "doctor": "Show what this machine has and what dsv4 does with it.",
     "train": "Train a model from a text corpus.",
+    "rl": "Train a model on graded tasks by reinforcement learning.",
     "export": "Rewrite a model folder in another layout.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""

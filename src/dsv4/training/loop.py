@@ -37,7 +37,8 @@ class LoopSettings:
 
     out: run folder (checkpoints, metrics.jsonl). clip: norm that gradients are scaled down to.
     bias_speed: how far an expert's selection bias moves per step.
-    matrices: who trains matrices, `muon` or `adamw` (the rest is AdamW's).
+    matrices: who trains matrices, `muon` or `adamw` (the rest is AdamW's). eps: of AdamW; V4's
+    lets every gradient move the weights as far, however small it is.
     quantise_from: share of the run after which the forward pass sees weights as the released
     formats round them (1: never). checkpoint_minutes: wall time between checkpoints.
     max_minutes: save and stop when this much time is spent.
@@ -49,6 +50,7 @@ class LoopSettings:
     bias_speed: float = 1e-3
     weight_decay: float = 0.1
     matrices: Matrices = "muon"
+    eps: float = 1e-20
     muon_dtype: torch.dtype = torch.float32
     quantise_from: float = 1.0
     eval_every: int = 100
@@ -74,6 +76,7 @@ class Trainer:
             weight_decay=settings.weight_decay,
             matrices=settings.matrices,
             muon_dtype=settings.muon_dtype,
+            eps=settings.eps,
         )
         self.step, self.tokens, self.position = 0, 0, Position()
         self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -77,6 +77,7 @@ class Optimizer:
         weight_decay: float = 0.1,
         matrices: Matrices = "muon",
         muon_dtype: torch.dtype = torch.float32,
+        eps: float = 1e-20,
     ) -> None:
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         muon = {n: p for n, p in named.items() if matrices == "muon" and is_muon(n, p)}
@@ -84,7 +85,7 @@ class Optimizer:
         pieces = {n: split_rows(n, p, config) for n, p in muon.items()}
         decay = {n: 0.0 if n.endswith(_NO_DECAY) else weight_decay for n in rest}
         self.muon = Muon(muon, pieces, weight_decay=weight_decay, dtype=muon_dtype)
-        self.adamw = AdamW(rest, decay)
+        self.adamw = AdamW(rest, decay, eps=eps)
         self._named = named
 
     def step(self, lr: float) -> None:

@@ -1,0 +1,56 @@
+"""A model folder as something to train further, and back into a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from dsv4 import checkpoint
+from dsv4.encoding.control import BOS, USER
+from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.model.transformer import Transformer
+from dsv4.model.weights import set_weight, weights
+from dsv4.numerics.quantized import QuantizedTensor
+
+KEPT = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""Files of a model folder that training does not change."""
+
+
+def load_policy(folder: Path) -> Transformer:
+    """The model of a folder in float32, all that gradients may move requiring them.
+
+    Not so the routers' selection biases, which no gradient reaches, and the prediction block,
+    which post-training leaves as it is. Raises ConfigError and CheckpointError.
+    """
+    model = checkpoint.load(folder)
+    for name, value in list(weights(model)):
+        dense = value.dequantize() if isinstance(value, QuantizedTensor) else value
+        if dense.is_floating_point():
+            # A copy of its own: what is loaded lies in the mapped file.
+            set_weight(model, name, dense.detach().to(torch.float32, copy=True))
+    for name, parameter in model.named_parameters():
+        moved = not name.endswith("gate.bias") and not name.startswith("mtp.")
+        parameter.requires_grad_(moved)
+    return model
+
+
+def freeze_routers(model: Transformer) -> None:
+    """Keep the routers as they are, as RL does: which experts answer is not what is rewarded."""
+    for name, parameter in model.named_parameters():
+        if ".ffn.gate." in name:
+            parameter.requires_grad_(False)
+
+
+def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """Ids that end an answer, as in the chat engine: EOS, and what opens another turn."""
+    return frozenset({tokenizer.eos_id, tokenizer.control_id(BOS), tokenizer.control_id(USER)})
+
+
+def save_policy(model: Transformer, folder: Path, origin: Path) -> None:
+    """Export a trained model, with the vocabulary and defaults of the folder it came from."""
+    checkpoint.export_released(model, folder, overwrite=True)
+    for name in KEPT:
+        if (origin / name).is_file():
+            shutil.copyfile(origin / name, folder / name)

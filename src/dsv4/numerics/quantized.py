@@ -179,6 +179,26 @@ def quantize(x: Tensor, format: Format) -> QuantizedTensor:
     return QuantizedTensor(data, stored, format)
 
 
+def settled(q: QuantizedTensor) -> Tensor:
+    """A float32 weight that `quantize` rounds to `q`, and still does after small changes.
+
+    The stored values themselves are a poor start for training: where the largest of a block is
+    the largest code there is, the least growth doubles the block's scale, and all its values are
+    rounded anew to half as many steps. Such values are moved to the middle of what rounds to
+    that code without being out of range. (With float32 scales, which grow no more than the
+    value does, nothing is moved.)
+    """
+    values = q.dequantize()
+    if q.format.scale == torch.float32:
+        return values
+    top, below = (6.0, 4.0) if q.format.element == "e2m1" else (448.0, 416.0)
+    largest = torch.ones_like(values)
+    height, width = q.format.block
+    _multiply_blocks(largest, q.scales().repeat_interleave(height, 0)[: q.shape[0]], width)
+    middle = ((top + below) / 2 + top) / 2
+    return torch.where(values.abs() == top * largest, values * (middle / top), values)
+
+
 def repack_fp4_to_fp8(q: QuantizedTensor) -> QuantizedTensor:
     """An FP4 weight as FP8 128x128, by the official rule.
 

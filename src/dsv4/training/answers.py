@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsv4.data.batches import Batch
 from dsv4.model.block import collapse_head
 from dsv4.model.transformer import Transformer
 from dsv4.training.rollout import Sample
@@ -77,6 +78,16 @@ def collate(samples: Sequence[Sample], pad: int = 2) -> Answers:
         torch.cat(drawn),
         replay_LBTK.unbind(),
     )
+
+
+def from_batch(batch: Batch) -> Answers:
+    """Documents as a batch: their learned ids count as drawn. There are no samples in it."""
+    wanted_BT = batch.valid_BT(1)
+    if batch.learned_BT is not None:
+        wanted_BT = wanted_BT & batch.learned_BT.roll(-1, 1)
+    row_M, place_M = wanted_BT.nonzero(as_tuple=True)
+    drawn_M = batch.ids_BT[row_M, place_M + 1]
+    return Answers((), batch.ids_BT, row_M, place_M, drawn_M, ())
 
 
 def micro_batches(samples: Sequence[Sample], tokens: int) -> list[list[Sample]]:

@@ -12,21 +12,30 @@ from dsv4.encoding.control import BOS, USER
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight, weights
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, settled
 
 KEPT = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 """Files of a model folder that training does not change."""
 
+EPS = 1e-8
+"""Of AdamW. Where no answer of a batch is better than another, the gradient is next to nothing, and
+must move next to nothing."""
 
-def load_policy(folder: Path) -> Transformer:
+
+def load_policy(folder: Path, *, quantise: bool) -> Transformer:
     """The model of a folder in float32, all that gradients may move requiring them.
 
     Not so the routers' selection biases, which no gradient reaches, and the prediction block,
-    which post-training leaves as it is. Raises ConfigError and CheckpointError.
+    which post-training leaves as it is. quantise: it is going to be rounded to the formats it was
+    stored in, so its weights are such that they round to what was stored and stay there.
+    Raises ConfigError and CheckpointError.
     """
     model = checkpoint.load(folder)
     for name, value in list(weights(model)):
-        dense = value.dequantize() if isinstance(value, QuantizedTensor) else value
+        if isinstance(value, QuantizedTensor):
+            dense = settled(value) if quantise else value.dequantize()
+        else:
+            dense = value
         if dense.is_floating_point():
             # A copy of its own: what is loaded lies in the mapped file.
             set_weight(model, name, dense.detach().to(torch.float32, copy=True))

@@ -26,6 +26,8 @@ class Rated:
 
 def outcomes(rated: Sequence[Rated]) -> dict[str, tuple[float, float]]:
     """What the answers of a step were like: overall, and the score of each kind."""
+    if not rated:
+        return {}
     count = float(len(rated))
     sums = {
         "reward": (sum(r.reward for r in rated), count),

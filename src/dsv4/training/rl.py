@@ -8,15 +8,10 @@ from pathlib import Path
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import LoopSettings, Report, Trainer
-from dsv4.training.policy import freeze_routers, load_policy
+from dsv4.training.policy import EPS, freeze_routers, load_policy
 from dsv4.training.pretrain import Status, Trained
 from dsv4.training.rollout_config import RolloutConfig
 from dsv4.training.schedule import Schedule
-
-
-EPS = 1e-8
-"""Of AdamW: where no answer of a batch is better than another the gradient is next to nothing (what
-is left of the KL term), and must move next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +44,15 @@ def train_rl(
     Raises ConfigError, CheckpointError and EncodingError for a folder that is not a sound model
     with a vocabulary, UsageError for unknown tasks and settings out of range.
     """
-    model = load_policy(config.model)
+    model = load_policy(config.model, quantise=config.quantise)
     freeze_routers(model)
     tokenizer = Tokenizer.from_folder(config.model, model.config.vocab_size)
     source = config.rollouts.source(
         model, tokenizer, quantised=config.quantise, log=config.out / "rollouts"
     )
-    reference = load_policy(config.model) if config.grpo.clip.beta else None
+    reference = None
+    if config.grpo.clip.beta:
+        reference = load_policy(config.model, quantise=False).requires_grad_(False)
     objective = GrpoObjective(model, source, config.grpo, reference)
     settings = LoopSettings(
         out=config.out,

@@ -40,8 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import storm
 
 from dsv4 import checkpoint
-from dsv4.config import PRESETS, preset
 from dsv4.locate import DEFAULT, folder
+from dsv4.presets import PRESETS, preset
 
 AT_ONCE = (1, 2, 4, 8, 16)
 

@@ -34,13 +34,13 @@ from dsv4 import checkpoint
 from dsv4.cache.store import Store
 from dsv4.chat.model import Model
 from dsv4.chat.request import Request
-from dsv4.config import PRESETS, preset
 from dsv4.engine.core import Core
 from dsv4.engine.memory import Memory, default_capacity
 from dsv4.engine.request import Event, Finish, Generation, Token
 from dsv4.engine.sampler import GREEDY
 from dsv4.engine.speculation import Mode
 from dsv4.locate import DEFAULT
+from dsv4.presets import PRESETS, preset
 
 AT_ONCE = (1, 2, 4, 8, 16)
 QUESTIONS = (

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsv4.config import preset
 from dsv4.data.corpora import STANDARD_LIBRARY, Source
+from dsv4.presets import preset
 from dsv4.training import Schedule, TrainConfig
 
 LLAMA = "MIT (text generated with Llama 3.1)"
@@ -45,12 +45,20 @@ def config(corpora: Path, out: Path) -> TrainConfig:
         sources=MIX,
         corpora=corpora,
         out=out,
-        schedule=Schedule(680, lr=5e-3, warmup=17, decay=0.35, floor=0.05),
+        schedule=Schedule(
+            780,
+            lr=5e-3,
+            warmup=17,
+            decay=0.35,
+            floor=0.05,
+            dense=680 / 780,
+            indexer_steps=100,
+            indexer_lr=5e-3,
+        ),
         precision="bfloat16",
         # V4's speed of 0.001 balances over trillions of tokens; a short run needs a faster one.
         bias_speed=0.01,
         quantise_from=0.85,
-        indexer_steps=100,
         heldout=HELDOUT if heldout.is_dir() else (),
         heldout_folder=heldout,
         eval_every=50,

@@ -77,7 +77,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import json
 
     from dsv4 import checkpoint
-    from dsv4.config import preset
+    from dsv4.presets import preset
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     vocabulary = byte_vocabulary()

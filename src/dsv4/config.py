@@ -12,10 +12,12 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from dsv4 import engram as engrams
+from dsv4.engram import EngramConfig
 from dsv4.errors import ConfigError
 
 SWA, CSA, HCA = 0, 4, 128
@@ -49,6 +51,7 @@ class ModelConfig:
     checkpoints, "fp8" for -Base, None when the file does not say (then the tensors decide).
     `scale_dtype` is how block scales are stored: "e8m0", or "f32" in -Base checkpoints, whose
     config.json says ue8m0 all the same, so a loader sets it from the tensors.
+    `engram`: the memory that some layers have (`engram_*` in the file); None is V4 as released.
     """
 
     vocab_size: int
@@ -87,6 +90,7 @@ class ModelConfig:
     expert_dtype: Literal["fp4", "fp8"] | None = "fp4"
     scale_dtype: Literal["e8m0", "f32"] = "e8m0"
     draft_stages: int = 0
+    engram: EngramConfig | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -105,6 +109,9 @@ class ModelConfig:
         values = dataclasses.asdict(self)
         values["rope_scaling"] = {"type": "yarn", **values["rope_scaling"]}
         del values["draft_stages"]  # draft stages are not loaded, so they are not written
+        del values["engram"]
+        if self.engram is not None:
+            values |= self.engram.to_json()
         values["compress_ratios"] = list(
             self.compress_ratios[: self.num_hidden_layers + self.num_nextn_predict_layers]
         )
@@ -127,7 +134,12 @@ class ModelConfig:
         }
 
     def to_transformers(self) -> dict[str, Any]:
-        """The configuration as transformers' `DeepseekV4Config` spells it (dequantised)."""
+        """The configuration as transformers' `DeepseekV4Config` spells it (dequantised).
+
+        Raises ConfigError for a model with Engram, which transformers does not have.
+        """
+        if self.engram is not None:
+            raise ConfigError("transformers' DeepSeek-V4 has no Engram", "use the released layout")
         values = self.to_released()
         del values["quantization_config"], values["rope_scaling"], values["compress_ratios"]
         values.pop("expert_dtype", None)
@@ -273,11 +285,23 @@ def _check(config: ModelConfig) -> None:
     if config.index_head_dim & (config.index_head_dim - 1):
         allowed = "a power of two (it is Hadamard-rotated)"
         raise _fail("index_head_dim", config.index_head_dim, allowed)
+    if config.engram is not None:
+        _check_engram(config, config.engram)
     for name in ("bos_token_id", "eos_token_id"):
         if getattr(config, name) >= config.vocab_size:
             raise _fail(name, getattr(config, name), f"below vocab_size {config.vocab_size}")
     if config.expert_dtype not in ("fp4", "fp8", None):
         raise _fail("expert_dtype", config.expert_dtype, "'fp4' or 'fp8'")
+
+
+def _check_engram(config: ModelConfig, engram: EngramConfig) -> None:
+    last, vocabulary = config.num_hidden_layers - 1, config.vocab_size
+    if engram.layer_ids[-1] > last:
+        raise _fail("engram_layer_ids", list(engram.layer_ids), f"layers up to {last}")
+    for name in ("pad_id", "compressed_vocab_size"):
+        value, most = getattr(engram, name), vocabulary - (name == "pad_id")
+        if value > most:
+            raise _fail(f"engram_{name}", value, f"at most {most} (vocab_size {vocabulary})")
 
 
 def from_dict(values: Mapping[str, Any]) -> ModelConfig:
@@ -297,9 +321,9 @@ def from_dict(values: Mapping[str, Any]) -> ModelConfig:
     known |= {"quantization_config", "rope_parameters"}
     result: dict[str, Any] = {}
     for key, value in values.items():
-        if key in _IGNORED or key.startswith("dspark_"):
+        if key in _IGNORED or key.startswith(("dspark_", engrams.PREFIX)):
             continue
-        if key not in known or key in ("draft_stages", "scale_dtype"):
+        if key not in known or key in ("draft_stages", "scale_dtype", "engram"):
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]}?" if close else None
             raise _fail(key, value, "a key of the DeepSeek-V4 configuration", hint)
@@ -318,6 +342,9 @@ def from_dict(values: Mapping[str, Any]) -> ModelConfig:
     result["compress_ratios"] = ratios
     if any(key.startswith("dspark_") for key in values):
         result["draft_stages"] = max(len(ratios) - result.get("num_hidden_layers", 0), 0)
+    result["engram"] = engrams.from_json(
+        {key: value for key, value in values.items() if key.startswith(engrams.PREFIX)}
+    )
     result.setdefault("expert_dtype", None)
     for name, spec in _FIELDS.items():
         required = (
@@ -477,122 +504,3 @@ def load(path: str | Path) -> ModelConfig:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold a JSON object")
     return from_dict(values)
-
-
-def _flash() -> ModelConfig:
-    return ModelConfig(
-        vocab_size=129280,
-        hidden_size=4096,
-        moe_intermediate_size=2048,
-        num_hidden_layers=43,
-        num_attention_heads=64,
-        head_dim=512,
-        qk_rope_head_dim=64,
-        q_lora_rank=1024,
-        o_groups=8,
-        o_lora_rank=1024,
-        index_n_heads=64,
-        index_head_dim=128,
-        index_topk=512,
-        n_routed_experts=256,
-        num_experts_per_tok=6,
-        routed_scaling_factor=1.5,
-        compress_ratios=(SWA, SWA, *(CSA if i % 2 == 0 else HCA for i in range(2, 43)), SWA),
-    )
-
-
-def _pro() -> ModelConfig:
-    return replace(
-        _flash(),
-        hidden_size=7168,
-        moe_intermediate_size=3072,
-        num_hidden_layers=61,
-        num_attention_heads=128,
-        q_lora_rank=1536,
-        o_groups=16,
-        index_topk=1024,
-        n_routed_experts=384,
-        routed_scaling_factor=2.5,
-        compress_ratios=(HCA, HCA, *(CSA if i % 2 == 0 else HCA for i in range(2, 61)), SWA),
-    )
-
-
-def _tiny() -> ModelConfig:
-    """Every part of the architecture at the smallest useful size, for tests."""
-    return ModelConfig(
-        vocab_size=512,
-        hidden_size=256,
-        moe_intermediate_size=128,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        head_dim=128,
-        qk_rope_head_dim=64,
-        q_lora_rank=128,
-        o_groups=2,
-        o_lora_rank=128,
-        index_n_heads=16,
-        index_head_dim=128,
-        index_topk=8,
-        n_routed_experts=8,
-        num_experts_per_tok=3,
-        routed_scaling_factor=1.5,
-        compress_ratios=(SWA, SWA, CSA, HCA, CSA, SWA),
-        num_hash_layers=2,
-        sliding_window=32,
-    )
-
-
-def _nano() -> ModelConfig:
-    """The bundled model: every part of V4, small enough to train on two CPU cores."""
-    return ModelConfig(
-        vocab_size=4096,
-        hidden_size=256,
-        moe_intermediate_size=128,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        head_dim=128,
-        qk_rope_head_dim=64,
-        q_lora_rank=128,
-        o_groups=2,
-        o_lora_rank=128,
-        index_n_heads=8,
-        index_head_dim=64,
-        index_topk=64,
-        n_routed_experts=16,
-        num_experts_per_tok=2,
-        routed_scaling_factor=1.5,
-        compress_ratios=(SWA, SWA, CSA, HCA, CSA, HCA, SWA),
-        max_position_embeddings=1048576,
-    )
-
-
-def _bench() -> ModelConfig:
-    """For measurements: 1.46 B parameters, Flash's layer pattern at a quarter of its width."""
-    return replace(
-        _flash(),
-        vocab_size=32768,
-        hidden_size=1024,
-        moe_intermediate_size=512,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        q_lora_rank=512,
-        o_groups=4,
-        o_lora_rank=512,
-        index_n_heads=16,
-        n_routed_experts=64,
-        compress_ratios=(SWA, SWA, *(CSA, HCA) * 5, SWA),
-    )
-
-
-def preset(name: str) -> ModelConfig:
-    """The configuration called `name`; raises ConfigError listing the names there are."""
-    if name in ("flash-base", "pro-base"):
-        instruct = preset(name.removesuffix("-base"))
-        return replace(instruct, expert_dtype="fp8", scale_dtype="f32")
-    makers = {"flash": _flash, "pro": _pro, "bench": _bench, "nano": _nano, "tiny": _tiny}
-    if name not in makers:
-        raise _fail("preset", name, ", ".join(PRESETS))
-    return makers[name]()
-
-
-PRESETS = ("flash", "flash-base", "pro", "pro-base", "bench", "nano", "tiny")

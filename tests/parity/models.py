@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint import export_transformers
-from dsv4.config import CSA, HCA, SWA, ModelConfig, YarnScaling, preset
+from dsv4.config import CSA, HCA, SWA, ModelConfig, YarnScaling
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
+from dsv4.presets import preset
 
 FLASH_LIKE = (SWA, SWA, CSA, HCA, CSA)
 PRO_LIKE = (HCA, HCA, CSA, HCA)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from dsv4 import checkpoint, ops
-from dsv4.config import CSA, HCA, SWA, ModelConfig, preset
+from dsv4.config import CSA, HCA, SWA, ModelConfig
 from dsv4.model.block import Block, collapse_head
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import FAST
 from dsv4.ops.cpu.native import native
+from dsv4.presets import preset
 from tests.parity.models import FLASH_LIKE, PRO_LIKE, draw_config, draw_model, tokens
 
 pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")

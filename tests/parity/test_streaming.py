@@ -14,11 +14,11 @@ from dsv4.chat.model import load
 from dsv4.checkpoint.expert_reads import Matrices
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.loading import WORKING, resident
-from dsv4.config import preset
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import FAST
 from dsv4.ops.cpu.native import native
+from dsv4.presets import preset
 from tests.parity.models import tokens
 
 pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")

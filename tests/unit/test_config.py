@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4 import config as configuration
-from dsv4.config import PRESETS, ModelConfig, from_dict, preset
+from dsv4.config import ModelConfig, from_dict
 from dsv4.errors import ConfigError
+from dsv4.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -20,10 +22,10 @@ def test_presets_survive_both_dialects(name: str) -> None:
     original = preset(name)
     back = from_dict(json.loads(json.dumps(original.to_released())))
     same = original.scale_dtype  # the released file leaves it to the tensors
-    assert back == configuration.replace(original, scale_dtype=back.scale_dtype)
+    assert back == replace(original, scale_dtype=back.scale_dtype)
     assert same in ("e8m0", "f32")
     other = from_dict(json.loads(json.dumps(original.to_transformers())))
-    assert other == configuration.replace(back, expert_dtype=None)
+    assert other == replace(back, expert_dtype=None)
 
 
 def test_schedules_of_the_released_models() -> None:
@@ -44,7 +46,7 @@ def test_transformers_accepts_what_we_write() -> None:
     assert theirs.layer_types.count("compressed_sparse_attention") == 21
     assert theirs.qk_rope_head_dim == 64
     again = from_dict({k: v for k, v in theirs.to_dict().items() if v is not None})
-    assert again == configuration.replace(ours, expert_dtype=None)
+    assert again == replace(ours, expert_dtype=None)
 
 
 def changed(**values: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from math import prod
 import torch
 
 from dsv4.config import CSA, HCA, ModelConfig
-from dsv4.numerics.quantized import FP4, FP8, FP8_F32, Format
+from dsv4.engram import CONV_KERNEL
+from dsv4.numerics.quantized import FP4, FP8, FP8_F32, FP8_ROWS, Format
 
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64
 
@@ -73,6 +74,7 @@ def first_layers(config: ModelConfig, layers: int) -> ModelConfig:
         num_hash_layers=min(config.num_hash_layers, layers),
         compress_ratios=config.layer_ratios[:layers]
         + config.compress_ratios[config.num_hidden_layers :],
+        engram=config.engram and config.engram.first_layers(layers),
     )
 
 
@@ -100,9 +102,12 @@ def parameters(config: ModelConfig) -> Iterator[Parameter]:
 
 
 def _shards(config: ModelConfig) -> Iterator[Iterable[Parameter]]:
-    yield (Parameter("embed.weight", (config.vocab_size, config.hidden_size)),)
+    memory = [Parameter("ngrams.token_map", (config.vocab_size,), I64)] if config.engram else []
+    yield (Parameter("embed.weight", (config.vocab_size, config.hidden_size)), *memory)
     for layer, ratio in enumerate(config.layer_ratios):
-        yield _block(config, f"layers.{layer}.", ratio, config.is_hash_layer(layer))
+        name = f"layers.{layer}."
+        rest = _block(config, name, ratio, config.is_hash_layer(layer))
+        yield chain(_engram(config, layer, name), rest)
     yield (
         Parameter("head.weight", (config.vocab_size, config.hidden_size)),
         Parameter("norm.weight", (config.hidden_size,)),
@@ -128,6 +133,23 @@ def expert_format(config: ModelConfig) -> Format:
     if config.expert_dtype == "fp8":
         return FP8_F32 if config.scale_dtype == "f32" else FP8
     return FP4
+
+
+def _engram(config: ModelConfig, layer: int, p: str) -> Iterator[Parameter]:
+    """The memory of a layer, named as in V4.1; a table's rows have their own scales."""
+    engram = config.engram
+    number = engram.index(layer) if engram is not None else None
+    if engram is None or number is None:
+        return
+    streams, d = config.hc_mult, config.hidden_size
+    shape = (engram.rows[number], engram.head_dim)
+    yield Parameter(f"{p}engram.embed.weight", shape, format=FP8_ROWS)
+    yield _dense(config, f"{p}engram.wkv", (streams + 1) * d, engram.width)
+    yield Parameter(f"{p}engram.q_weight", (streams, d))
+    yield Parameter(f"{p}engram.k_weight", (streams, d))
+    if engram.conv:
+        yield Parameter(f"{p}engram.conv.norm.weight", (streams * d,))
+        yield Parameter(f"{p}engram.conv.weight", (streams * d, CONV_KERNEL))
 
 
 def _block(config: ModelConfig, p: str, ratio: int, hashed: bool) -> Iterator[Parameter]:

@@ -16,7 +16,7 @@ from dsv4.checkpoint import layout, names
 from dsv4.checkpoint.folder import DTYPES, Stored, listing, read_stored
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
-from dsv4.numerics.quantized import FP4, FP8, FP8_F32, Format
+from dsv4.numerics.quantized import FP4, FP8, FP8_32, FP8_F32, FP8_ROWS, Format
 
 Layout = Literal["released", "transformers"]
 
@@ -245,6 +245,8 @@ def _match(
             scale = found[scale_name]
             if form is FP8 and scale.dtype == "F32":
                 form = FP8_F32
+            elif form is FP8 and _is_memory(parameter) and scale.shape == _scales(parameter):
+                form = FP8_32
         fault = _fault(parameter, form, data, scale)
         if fault:
             problems.wrong.append(fault)
@@ -257,10 +259,20 @@ def _match(
 def _format_of(parameter: layout.Parameter, data: Stored) -> Format | None:
     """Format of the tensor that holds `parameter`, or None if it is (or has to be) plain."""
     if data.dtype == "F8_E4M3" and parameter.format is not None:
-        return FP8
+        return FP8_ROWS if parameter.format is FP8_ROWS else FP8
     if data.dtype == "I8" and parameter.expert and parameter.shape[1] % 2 == 0:
         return FP4
     return None
+
+
+def _is_memory(parameter: layout.Parameter) -> bool:
+    """Whether this is the projection of an Engram, which V4.1 stores in blocks of its own."""
+    return parameter.name.endswith("engram.wkv.weight")
+
+
+def _scales(parameter: layout.Parameter) -> tuple[int, int]:
+    out, width = parameter.shape
+    return FP8_32.scale_shape((out, width))
 
 
 def _fault(

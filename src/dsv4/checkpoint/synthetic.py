@@ -71,6 +71,10 @@ def _random_pieces(config: ModelConfig, spec: TensorSpec, seed: int) -> Iterator
     own_seed = [seed, zlib.crc32(spec.name.encode())]
     bits = np.random.Generator(np.random.SFC64(own_seed))
     generator = torch.Generator().manual_seed(int(bits.integers(1 << 62)))
+    if spec.name == "ngrams.token_map":
+        assert config.engram is not None
+        yield torch.arange(config.vocab_size) % config.engram.compressed_vocab_size
+        return
     if spec.dtype == torch.int64:
         yield from _routes(config, spec.shape, generator)
         return
@@ -115,7 +119,7 @@ def _moments(config: ModelConfig, spec: TensorSpec) -> tuple[float, float]:
     | tensor                | mean | std | why                                              |
     |-----------------------|------|-----|--------------------------------------------------|
     | matrices              | 0    | .02 |                                                  |
-    | norms, hc scale       | 1    | .1  |                                                  |
+    | norms, gates, hc scale| 1    | .1  |                                                  |
     | hc fn                 | 0    | 1/sqrt(inputs) | mixing coefficients of order one      |
     | hc base, sinks, ape   | 0    | .5  |                                                  |
     | router bias           | 0    | .05 | shifts some choices, does not decide them        |
@@ -132,6 +136,8 @@ def _moments(config: ModelConfig, spec: TensorSpec) -> tuple[float, float]:
         return 0.0, 0.5
     if leaf == "bias":
         return 0.0, 0.05
+    if leaf in ("q_weight", "k_weight"):
+        return 1.0, 0.1
     return (1.0, 0.1) if len(spec.shape) == 1 else (0.0, STD)
 
 

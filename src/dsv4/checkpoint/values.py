@@ -70,7 +70,7 @@ def _checks(source: Source, plan: Plan) -> list[_Check]:
     """What could be wrong with the tensors of a source, and how soon it is looked at."""
     expert = source.parameter.expert
     if not source.parameter.dtype.is_floating_point:
-        return [_Check(source.data, _ALWAYS, plan.config.n_routed_experts)]
+        return [_Check(source.data, _ALWAYS, _limit(source, plan))]
     checks = []
     if source.scale is not None:
         checks.append(_Check(source.scale, _EXPERT_SCALES if expert else _ALWAYS))
@@ -78,6 +78,14 @@ def _checks(source: Source, plan: Plan) -> list[_Check]:
         small = source.data.nbytes <= SMALL_TENSOR_BYTES
         checks.append(_Check(source.data, _EXPERTS if expert else _ALWAYS if small else _DENSE))
     return checks
+
+
+def _limit(source: Source, plan: Plan) -> int:
+    """One more than the largest integer that a table of expert or canonical ids may hold."""
+    engram = plan.config.engram
+    if source.parameter.name == "ngrams.token_map" and engram is not None:
+        return engram.compressed_vocab_size
+    return plan.config.n_routed_experts
 
 
 def _spread(checks: list[_Check], budget: int) -> list[_Check]:
@@ -115,7 +123,7 @@ def _fault(check: _Check, buffer: bytearray) -> str | None:
         chunk = torch.frombuffer(buffer, dtype=torch.uint8, count=size).view(dtype)
         if limit is not None:
             if not 0 <= int(chunk.min()) <= int(chunk.max()) < limit:
-                return f"an expert id outside 0..{limit - 1}"
+                return f"an id outside 0..{limit - 1}"
         elif not is_finite(chunk):
             return "NaN or infinite"
     return None

@@ -41,10 +41,10 @@ def _configuration(model: str) -> tuple[ModelConfig, str]:
     """The configuration meant by a preset name or a model argument, and where it is from."""
     from pathlib import Path
 
-    from dsv4 import config, locate
+    from dsv4 import locate, presets
 
-    if model in config.PRESETS and model not in locate.bundled() and not Path(model).is_dir():
-        return config.preset(model), "preset"
+    if model in presets.PRESETS and model not in locate.bundled() and not Path(model).is_dir():
+        return presets.preset(model), "preset"
     folder = locate.folder(model)
     from dsv4.checkpoint import read_config  # after the look-up: a wrong name answers at once
 

@@ -25,12 +25,12 @@ def synth(
     Tensors are streamed to disk; memory does not grow with the size of the model. The weights
     are noise: for measuring and testing, not for text.
     """
-    from dsv4 import checkpoint, config
+    from dsv4 import checkpoint, config, presets
     from dsv4.cli.console import note, progress, size
     from dsv4.errors import UsageError
 
-    chosen = config.load(preset) if preset not in config.PRESETS and Path(preset).exists() else None
-    chosen = chosen or config.preset(preset)
+    own = preset not in presets.PRESETS and Path(preset).exists()
+    chosen = config.load(preset) if own else presets.preset(preset)
     if layers is not None:
         if layers > chosen.num_hidden_layers:
             raise UsageError(

@@ -139,11 +139,11 @@ def _draw(metrics: Path, image: Path) -> None:
 
 
 def _architecture(preset: str) -> Any:
-    from dsv4 import config
+    from dsv4 import config, presets
 
-    if preset not in config.PRESETS and Path(preset).exists():
+    if preset not in presets.PRESETS and Path(preset).exists():
         return config.load(preset)
-    return config.preset(preset)
+    return presets.preset(preset)
 
 
 def _from_recipe(path: Path, corpora: Path, out: Path) -> TrainConfig:

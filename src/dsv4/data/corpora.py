@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from dsv4.data.documents import Conversation, Document, Infill, Text, texts
-from dsv4.data.records import to_document
+from dsv4.data.records import to_documents
 from dsv4.errors import DataError
 from dsv4.tasks.problem import Ask, Problem, Split, is_held_out
 from dsv4.tasks.registry import problems
@@ -94,8 +94,8 @@ def _records(source: Source, corpora: Path) -> Iterator[Document]:
         for path in paths
         for record in read_records(path)
         if not source.kinds or record.get("kind") in source.kinds
-        for document in [to_document(record, path)]
-        if document is not None and _in_split(source, record.get("id"), document)
+        for document in to_documents(record, path)
+        if _in_split(source, record.get("id"), document)
     )
 
 

@@ -8,6 +8,7 @@
 * The same with `{"role": "assistant", "tool_call": {"name", "arguments"}}` and
   `{"role": "tool", "content"}` (Taskmaster-4): a conversation with the tools of `coffee`.
 * `{"words", "pos", "definition", "examples"}` (WordNet): an exchange about a word.
+* `{"name", "facts"}` (World Factbook): a text and exchanges about a country, see `countries`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4.data.coffee import COFFEE_TOOLS
+from dsv4.data.countries import country_documents
 from dsv4.data.documents import Conversation, Document, Text, exchange
 from dsv4.encoding.messages import Message, ToolCall
 from dsv4.errors import DataError
@@ -35,24 +37,27 @@ _ABOUT_WORDS = (
 )  # fmt: skip
 
 
-def to_document(record: Mapping[str, Any], path: Path) -> Document | None:
-    """A record as a document; None for a record with nothing to learn from.
+def to_documents(record: Mapping[str, Any], path: Path) -> tuple[Document, ...]:
+    """The documents of a record, mostly one; none if there is nothing to learn from.
 
     Raises DataError for a record of an unknown shape.
     """
     try:
         if "prompt" in record:
-            return _exchange(record)
+            return (_exchange(record),)
         if "messages" in record:
-            return _conversation(record["messages"])
+            conversation = _conversation(record["messages"])
+            return () if conversation is None else (conversation,)
         if "text" in record:
             text = record["text"].strip()
-            return Text(text) if text else None
-        return _definition(record)
+            return (Text(text),) if text else ()
+        if "facts" in record:
+            return tuple(country_documents(record))
+        return (_definition(record),)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: a record has keys {', '.join(sorted(record))}",
-            "expected prompt+response, messages, text, or words+pos+definition",
+            "expected prompt+response, messages, text, words+pos+definition, or name+facts",
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
+from dsv4.encoding.canonical import token_map
 from dsv4.encoding.control import BOS, EOS, REQUIRED_TOKENS
 from dsv4.encoding.prompt import Drawn, Prompt, clean
 from dsv4.errors import EncodingError
@@ -161,6 +162,10 @@ class Tokenizer:
     def token(self, index: int) -> str:
         """One id as visible text; bytes that are no UTF-8 of their own show as U+FFFD."""
         return self.token_bytes(index).decode("utf-8", "replace")
+
+    def canonical_ids(self, size: int) -> list[int]:
+        """The canonical id of every token of a model's vocabulary of `size` ids, for Engram."""
+        return token_map(size, self.token, lambda index: self._tokens.get(index, ""))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens visible; invalid UTF-8 becomes U+FFFD."""

@@ -1,5 +1,7 @@
 """One layer: attention and experts, each inside its own hyper-connection (report 2.2).
 
+A layer with an Engram adds to the streams before both, so that it also moves their coefficients.
+
 Shapes: B batch, T tokens, S residual streams, D hidden channels, M mixing coefficients.
 """
 
@@ -10,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.attention import Attention
+from dsv4.model.engram import Engram
 from dsv4.model.moe import MoE, Routing
 from dsv4.model.parameters import Norm
 from dsv4.model.state import LayerState
@@ -21,13 +25,21 @@ from dsv4.numerics.policy import FAST, Numerics
 
 
 class Block(nn.Module):
-    """A transformer layer over four residual streams."""
+    """A transformer layer over four residual streams.
 
-    def __init__(self, config: ModelConfig, ratio: int, *, hashed: bool) -> None:
+    `recompute`: training keeps only what enters the layer and computes the rest again in the
+    backward pass.
+    """
+
+    def __init__(
+        self, config: ModelConfig, ratio: int, *, hashed: bool, engram: Engram | None = None
+    ) -> None:
         super().__init__()
         S, hidden = config.hc_mult, config.hidden_size
         M = S * S + 2 * S
         self.config = config
+        self.engram = engram
+        self.recompute = False
         self.attn = Attention(config, ratio)
         self.ffn = MoE(config, hashed)
         self.attn_norm = Norm(hidden)
@@ -46,9 +58,29 @@ class Block(nn.Module):
         start: int,
         state: LayerState | None,
         numerics: Numerics,
-        replay_BTK: Tensor | None = None,
+        rows_BTR: Tensor | None = None,
     ) -> tuple[Tensor, Routing]:
-        """Streams after this layer, and the router's choice."""
+        """Streams after this layer, and the router's choice; `rows_BTR`: what its Engram reads."""
+        inputs = (streams_BTSD, ids_BT, start, state, numerics, rows_BTR)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._compute(*inputs)
+        again: tuple[Tensor, Routing] = checkpoint(
+            self._compute, *inputs, use_reentrant=False, preserve_rng_state=False
+        )
+        return again
+
+    def _compute(
+        self,
+        streams_BTSD: Tensor,
+        ids_BT: Tensor,
+        start: int,
+        state: LayerState | None,
+        numerics: Numerics,
+        rows_BTR: Tensor | None,
+    ) -> tuple[Tensor, Routing]:
+        if self.engram is not None:
+            past = state.memory if state is not None else None
+            streams_BTSD = self.engram(streams_BTSD, rows_BTR, start, past, numerics)
         fused = ops.fused("connections", self, numerics) or (None, None)
 
         def attention(x_BTD: Tensor) -> Tensor:
@@ -63,7 +95,7 @@ class Block(nn.Module):
         routings: list[Routing] = []
 
         def experts(x_BTD: Tensor) -> Tensor:
-            y_BTD, routing = self.ffn(x_BTD, ids_BT, numerics, replay_BTK)
+            y_BTD, routing = self.ffn(x_BTD, ids_BT, numerics)
             routings.append(routing)
             return y_BTD
 

@@ -98,23 +98,15 @@ class MoE(nn.Module):
         self.source: ExpertSource | None = None
         self.layer = -1  # the source's number of this layer
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        ids_BT: Tensor,
-        numerics: Numerics,
-        replay_BTK: Tensor | None = None,
-    ) -> tuple[Tensor, Routing]:
-        """Output `[B, T, D]` and what the router chose, or was told to (see `Transformer`)."""
+    def forward(self, x_BTD: Tensor, ids_BT: Tensor, numerics: Numerics) -> tuple[Tensor, Routing]:
+        """Output `[B, T, D]` and what the router chose."""
         fused = ops.fused("mixture", self, numerics)
         assert fused is not None or self.source is None, "streamed experts need native kernels"
         if fused is not None:
-            assert replay_BTK is None, "kernels choose experts themselves"
             scores_NE, experts_NK, weights_NK = fused.route(x_BTD, ids_BT)
             return fused(x_BTD, experts_NK, weights_NK), Routing(scores_NE, experts_NK)
         x_ND = x_BTD.flatten(0, 1)
-        replay_NK = replay_BTK.flatten(0, 1) if replay_BTK is not None else None
-        routing = self.gate(x_ND, ids_BT.flatten(), numerics, replay_NK)
+        routing = self.gate(x_ND, ids_BT.flatten(), numerics)
         weights_NK = ops.routing_weights(routing.scores_NE, routing.experts_NK, self.scale)
         matrices = [expert.matrices() for expert in self.experts if isinstance(expert, Expert)]
         routed_ND = ops.mixture(

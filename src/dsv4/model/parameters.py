@@ -50,3 +50,19 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return nn.functional.embedding(ids, self.weight).to(dtype)
+
+
+class Table(nn.Module):
+    """Rows `weight[rows, channels]` that are looked up: a parameter, or a QuantizedTensor."""
+
+    weight: nn.Parameter | QuantizedTensor
+
+    def __init__(self, rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, channels))
+
+    def forward(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """The rows with these numbers, `[..., channels]`."""
+        if isinstance(self.weight, QuantizedTensor):
+            return self.weight.gather(rows.flatten()).unflatten(0, rows.shape).to(dtype)
+        return nn.functional.embedding(rows, self.weight).to(dtype)

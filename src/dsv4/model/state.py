@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dsv4.config import CSA, ModelConfig
+from dsv4.engram import CONV_KERNEL, EngramConfig
 from dsv4.errors import StateError
 from dsv4.model.blocks import BLOCK, BlockTable, Entries, Section, layout, row_formats
 from dsv4.numerics.rows import Float32Rows, RowFormat
@@ -97,7 +98,10 @@ class CompressorState:
 
 
 class LayerState:
-    """One layer's window ring, and its compressors' states if it has any."""
+    """One layer's window ring, its compressors' states and its Engram's, if it has any.
+
+    `remembers`: whether its Engram has a convolution, whose inputs of the last tokens it needs.
+    """
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class LayerState:
         ratio: int,
         table: BlockTable,
         sections: tuple[Section | None, Section | None],
+        remembers: bool = False,
     ) -> None:
         self.ratio, self.table = ratio, table
         entry, _ = row_formats(shape.config, shape.packed)
@@ -113,6 +118,7 @@ class LayerState:
         entries, keys = sections
         self.compressor = CompressorState(shape, ratio, table, entries) if entries else None
         self.indexer = CompressorState(shape, ratio, table, keys) if keys else None
+        self.memory = _conv_ring(shape) if remembers else None
 
     def rings(self) -> Iterator[tuple[str, Ring]]:
         """(name, ring)."""
@@ -121,6 +127,8 @@ class LayerState:
             if part is not None:
                 yield f"{name}.values", part.values
                 yield f"{name}.gates", part.gates
+        if self.memory is not None:
+            yield "engram.conv", self.memory
 
     def logs(self) -> Iterator[tuple[str, Entries]]:
         """(name, entries)."""
@@ -131,13 +139,32 @@ class LayerState:
 
 @dataclass(frozen=True, slots=True)
 class StateShape:
-    """What a state was made for; two states with equal shapes are interchangeable."""
+    """What a state was made for; two states with equal shapes are interchangeable.
+
+    `engram`: the memory of the layers, whose look-back the state holds (MTP blocks have none).
+    """
 
     config: ModelConfig
     ratios: tuple[int, ...]
     batch: int
     rewind: int
     packed: bool
+    engram: EngramConfig | None = None
+
+
+def _ids_ring(shape: StateShape) -> Ring:
+    """The last token ids, one number a row: float32 holds integers up to 2^24."""
+    assert shape.engram is not None and shape.config.vocab_size <= 1 << 24
+    back = shape.engram.lookback
+    return Ring(shape.batch, Float32Rows(1), unit=1, back=back, rewind=shape.rewind)
+
+
+def _conv_ring(shape: StateShape) -> Ring:
+    """What the short convolution of an Engram saw at the last positions."""
+    assert shape.engram is not None
+    row = Float32Rows(shape.config.hc_mult * shape.config.hidden_size)
+    back = (CONV_KERNEL - 1) * shape.engram.max_ngram_size
+    return Ring(shape.batch, row, unit=1, back=back, rewind=shape.rewind)
 
 
 class State:
@@ -152,10 +179,13 @@ class State:
         self.length = 0
         made = layout(shape.config, shape.ratios, shape.packed)
         self.table = BlockTable(made, shape.batch)
+        engram = shape.engram
+        convolves = engram.layer_ids if engram is not None and engram.conv else ()
         self.layers = [
-            LayerState(shape, ratio, self.table, sections)
-            for ratio, sections in zip(shape.ratios, made.layers, strict=True)
+            LayerState(shape, ratio, self.table, sections, i in convolves)
+            for i, (ratio, sections) in enumerate(zip(shape.ratios, made.layers, strict=True))
         ]
+        self.ids = _ids_ring(shape) if engram is not None else None
 
     @classmethod
     def empty(
@@ -166,12 +196,22 @@ class State:
         rewind: int = REWIND,
         *,
         packed: bool = False,
+        engram: EngramConfig | None = None,
     ) -> State:
         """A state before the first token, for layers with the given compression ratios.
 
-        `packed`: keep entries in the formats of the serving cache (`numerics.rows`).
+        `packed`: keep entries in the formats of the serving cache (`numerics.rows`). `engram`:
+        the memory that these layers have.
         """
-        return cls(StateShape(config, ratios, batch, rewind, packed))
+        return cls(StateShape(config, ratios, batch, rewind, packed, engram))
+
+    def rings(self) -> Iterator[tuple[str, Ring]]:
+        """(name, ring) of every layer, then of the token ids if there is an Engram."""
+        for i, layer in enumerate(self.layers):
+            for name, ring in layer.rings():
+                yield f"layers.{i}.{name}", ring
+        if self.ids is not None:
+            yield "ids", self.ids
 
     def reserve(self, length: int) -> None:
         """Have room for `length` tokens in all."""
@@ -189,12 +229,12 @@ class State:
     @property
     def ring_bytes(self) -> int:
         """Bytes of the part that does not grow."""
-        return sum(ring.rows.nbytes for layer in self.layers for _, ring in layer.rings())
+        return sum(ring.rows.nbytes for _, ring in self.rings())
 
     @property
     def earliest(self) -> int:
         """The shortest length this state can be rewound to."""
-        return max(ring.earliest for layer in self.layers for _, ring in layer.rings())
+        return max(ring.earliest for _, ring in self.rings())
 
     def rewind(self, length: int) -> None:
         """Forget every token from position `length` on (to 0 from anywhere).
@@ -211,9 +251,8 @@ class State:
         self.length = length
         self.table.unseal(length)
         if length == 0:
-            for layer in self.layers:
-                for _, ring in layer.rings():
-                    ring.begin(0, 0)
+            for _, ring in self.rings():
+                ring.begin(0, 0)
 
     def tail(self, length: int) -> Tensor:
         """What is needed besides the blocks to go on from `length`, a whole number of blocks that
@@ -222,8 +261,7 @@ class State:
         return torch.cat(
             [
                 ring.read_stored(ring.needed(length), length).view(torch.uint8).flatten()
-                for layer in self.layers
-                for _, ring in layer.rings()
+                for _, ring in self.rings()
             ]
         )
 
@@ -233,7 +271,7 @@ class State:
         `tail` is that of a state of the same length and shape. Raises StateError if it is not.
         """
         length = len(blocks) * BLOCK
-        rings = [ring for layer in self.layers for _, ring in layer.rings()]
+        rings = [ring for _, ring in self.rings()]
         sizes = [(length - ring.needed(length)) * ring.rows[:, 0].nbytes for ring in rings]
         if tail.dtype != torch.uint8 or tail.numel() != sum(sizes):
             raise StateError(
@@ -258,9 +296,8 @@ class State:
         """
         assert 0 <= length <= len(blocks) * BLOCK or not self.table.layout.nbytes
         self._begin(blocks, length)
-        for layer in self.layers:
-            for _, ring in layer.rings():
-                ring.begin(ring.needed(length), length)
+        for _, ring in self.rings():
+            ring.begin(ring.needed(length), length)
 
     def _begin(self, blocks: list[Tensor], length: int) -> None:
         assert self.length == 0
@@ -282,10 +319,10 @@ class State:
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything the state holds, as named tensors (copies)."""
         tensors = {"length": torch.tensor(self.length)}
+        for name, ring in self.rings():
+            tensors[name] = ring.rows.clone()
+            tensors[f"{name}.held"] = torch.tensor([ring.first, ring.written])
         for i, layer in enumerate(self.layers):
-            for name, ring in layer.rings():
-                tensors[f"layers.{i}.{name}"] = ring.rows.clone()
-                tensors[f"layers.{i}.{name}.held"] = torch.tensor([ring.first, ring.written])
             for name, log in layer.logs():
                 tensors[f"layers.{i}.{name}"] = log.read_stored(self.length // layer.ratio)
         return tensors
@@ -296,19 +333,19 @@ class State:
         if names != tensors.keys() or tensors["length"].numel() != 1:
             raise StateError("stored state does not belong to this model: other tensor names")
         length = int(tensors["length"])
+        for name, ring in self.rings():
+            self._check(name, tensors, ring.format, ring.rows.shape[1])
         for i, layer in enumerate(self.layers):
-            for name, ring in layer.rings():
-                self._check(f"layers.{i}.{name}", tensors, ring.format, ring.rows.shape[1])
             for name, log in layer.logs():
                 count = length // layer.ratio
                 self._check(f"layers.{i}.{name}", tensors, log.section.format, count)
         self.table.truncate(0)
         self.table.sealed = 0
         self.reserve(length)
+        for name, ring in self.rings():
+            ring.rows.copy_(tensors[name])
+            ring.begin(*tensors[f"{name}.held"].tolist())
         for i, layer in enumerate(self.layers):
-            for name, ring in layer.rings():
-                ring.rows.copy_(tensors[f"layers.{i}.{name}"])
-                ring.begin(*tensors[f"layers.{i}.{name}.held"].tolist())
             for name, log in layer.logs():
                 log.write_stored(0, tensors[f"layers.{i}.{name}"])
         self.length = length

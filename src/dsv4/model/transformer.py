@@ -1,6 +1,6 @@
 """DeepSeek-V4: embedding, layers, head, and the prediction block.
 
-Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary, K experts per token.
+Shapes: B batch, T tokens, S residual streams, D hidden channels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from dsv4 import ops
 from dsv4.config import SWA, ModelConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import UsageError
 from dsv4.model.block import Block, collapse_head
+from dsv4.model.engram import Engram, NgramIndex
 from dsv4.model.moe import ExpertSource, Routing
 from dsv4.model.mtp import PredictionBlock
 from dsv4.model.parameters import Dense, Embedding, Norm
@@ -62,8 +64,10 @@ class Transformer(nn.Module):
         S, hidden = config.hc_mult, config.hidden_size
         self.config, self.numerics = config, numerics
         self.embed = Embedding(config.vocab_size, hidden)
+        engram = config.engram
+        self.ngrams = NgramIndex(engram, config.vocab_size) if engram is not None else None
         self.layers = nn.ModuleList(
-            Block(config, ratio, hashed=config.is_hash_layer(i))
+            Block(config, ratio, hashed=config.is_hash_layer(i), engram=_engram(config, i))
             for i, ratio in enumerate(config.layer_ratios)
         )
         self.norm = Norm(hidden)
@@ -88,39 +92,32 @@ class Transformer(nn.Module):
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
-        return self._state(self.config.layer_ratios, batch, rewind)
+        return self._state(self.config.layer_ratios, batch, rewind, self.config.engram)
 
     def new_mtp_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the prediction block."""
         return self._state((SWA,), batch, rewind)
 
-    def _state(self, ratios: tuple[int, ...], batch: int, rewind: int) -> State:
-        return State.empty(self.config, ratios, batch, rewind, packed=self.numerics.packed)
+    def _state(
+        self,
+        ratios: tuple[int, ...],
+        batch: int,
+        rewind: int,
+        engram: EngramConfig | None = None,
+    ) -> State:
+        packed = self.numerics.packed
+        return State.empty(self.config, ratios, batch, rewind, packed=packed, engram=engram)
 
     def forward(
-        self,
-        ids_BT: Tensor,
-        state: State | None = None,
-        *,
-        last_only: bool = False,
-        replay: Sequence[Tensor] | None = None,
+        self, ids_BT: Tensor, state: State | None = None, *, last_only: bool = False
     ) -> Output:
         """Logits for every position (or the last) of `ids_BT`, which follow `state`.
 
         Without a state the tokens stand at positions 0, 1, ... and nothing is remembered
         (this form is differentiable). Raises UsageError for ids outside the vocabulary or a
         context beyond `max_position_embeddings`.
-
-        `replay`: experts `[B, T, K]` of every layer that are used whatever the router prefers,
-        in their order; -1 leaves a place to the router. Only where training runs: without a
-        state, and with numerics that are not packed.
         """
         start = self._check(ids_BT, state)
-        if replay is not None:
-            if state is not None or self.numerics.packed:
-                raise UsageError("routing is replayed without a state, and not with `fast`")
-            if len(replay) != len(self.layers):
-                raise UsageError(f"routing of {len(replay)} layers, not {len(self.layers)}")
         if state is None and self.numerics.packed:
             state = self.new_state(ids_BT.shape[0])
         whole = ops.fused("model", self, self.numerics)
@@ -139,7 +136,7 @@ class Transformer(nn.Module):
                 tuple(Routing(*row) for row in rows),
             )
         else:
-            output = self._layer_by_layer(ids_BT, start, state, last_only, replay)
+            output = self._layer_by_layer(ids_BT, start, state, last_only)
         if state is not None:
             state.length += ids_BT.shape[1]
         return output
@@ -186,16 +183,14 @@ class Transformer(nn.Module):
         return Output(logits_BTV, output.streams_BTSD, output.routing)
 
     def _layer_by_layer(
-        self,
-        ids_BT: Tensor,
-        start: int,
-        state: State | None,
-        last_only: bool,
-        replay: Sequence[Tensor] | None,
+        self, ids_BT: Tensor, start: int, state: State | None, last_only: bool
     ) -> Output:
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
+        engram, rows = self.config.engram, ()
+        if self.ngrams is not None:
+            rows = self.ngrams(ids_BT, state.ids if state is not None else None, start)
         ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
         hashed = self.config.num_hash_layers
         if ahead:  # the first layers' experts follow from the ids alone
@@ -205,8 +200,9 @@ class Transformer(nn.Module):
             if ahead and i >= hashed:
                 cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
-            told = replay[i] if replay is not None else None
-            streams, choice = layer(streams, ids_BT, start, part, self.numerics, told)
+            table = engram.index(i) if engram is not None else None
+            read = rows[table] if table is not None else None
+            streams, choice = layer(streams, ids_BT, start, part, self.numerics, read)
             routing.append(choice)
         seen = streams[:, -1:] if last_only else streams
         x_BTD = collapse_head(seen, self, self.numerics)
@@ -266,3 +262,12 @@ class Transformer(nn.Module):
                 f"(0 to {self.config.vocab_size - 1})"
             )
         return start
+
+
+def _engram(config: ModelConfig, layer: int) -> Engram | None:
+    """The Engram of a layer, if it has one."""
+    engram = config.engram
+    number = engram.index(layer) if engram is not None else None
+    if engram is None or number is None:
+        return None
+    return Engram(config, engram, number)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.config import ModelConfig
-from dsv4.model.parameters import Dense, Embedding, Linear, Norm
+from dsv4.model.parameters import Dense, Embedding, Linear, Norm, Table
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.adapted import Adapted, Factor
 from dsv4.numerics.quantized import QuantizedTensor, Weight
 from dsv4.ops.fused import forget
+
+_SILENT = ("engram.embed.weight", "engram.conv.weight")
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -57,7 +59,7 @@ def weights(model: Transformer) -> Iterator[tuple[str, Weight]]:
         for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 yield dot + leaf, tensor
-        if isinstance(module, Linear) and isinstance(module.weight, QuantizedTensor):
+        if isinstance(module, Linear | Table) and isinstance(module.weight, QuantizedTensor):
             yield f"{dot}weight", module.weight
 
 
@@ -81,6 +83,9 @@ def init_weights(model: Transformer, seed: int) -> None:
     | hc scale                       | 0.01: mixing starts almost static                     |
     | hc base                        | read mainly stream l mod 4, write all, mix by identity|
     | tid2eid                        | K distinct experts per token, all equally often       |
+    | Engram tables, convolution     | 0: the memory is exactly silent, yet has a gradient   |
+    | Engram gate weights            | 1                                                     |
+    | Engram token map               | every token its own canonical id (`set_weight` it)    |
     """
     config = model.config
     rng = torch.Generator().manual_seed(seed)
@@ -96,7 +101,13 @@ def init_weights(model: Transformer, seed: int) -> None:
         leaf = name.rpartition(".")[2]
         if leaf == "tid2eid":
             tensor.copy_(_hash_table(config, rng))
-        elif leaf in ("attn_sink", "ape", "bias"):
+        elif leaf == "token_map":
+            assert config.engram is not None
+            canonical = torch.arange(config.vocab_size)
+            tensor.copy_(canonical % config.engram.compressed_vocab_size)
+        elif leaf in ("q_weight", "k_weight"):
+            tensor.fill_(1)
+        elif name.endswith(_SILENT) or leaf in ("attn_sink", "ape", "bias"):
             tensor.zero_()
         elif leaf.endswith("_fn") or name.endswith("gate.weight"):
             tensor.normal_(0, std, generator=rng)

@@ -58,6 +58,10 @@ FP8 = Format("fp8", "e4m3", (128, 128), torch.float8_e8m0fnu)
 """Dense weights of the instruct checkpoints."""
 FP8_F32 = Format("fp8-f32", "e4m3", (128, 128), torch.float32)
 """All quantised weights of the -Base checkpoints."""
+FP8_ROWS = Format("fp8-rows", "e4m3", (1, 32), torch.float8_e8m0fnu)
+"""Rows of Engram tables, which are read one by one."""
+FP8_32 = Format("fp8-32", "e4m3", (32, 32), torch.float8_e8m0fnu)
+"""Engram's projections as V4.1 stores them."""
 FP4 = Format("fp4", "e2m1", (1, 32), torch.float8_e8m0fnu)
 """Routed experts of the instruct checkpoints."""
 
@@ -126,6 +130,19 @@ class QuantizedTensor:
         row_of_scale = torch.arange(start, stop, device=data.device) // height
         _multiply_blocks(values, self.scales()[row_of_scale], width)
         return values.to(dtype)
+
+    def gather(self, rows_R: Tensor) -> Tensor:
+        """The rows with these numbers as float32 `[R, in]`; only they are read."""
+        assert self.format.element == "e4m3" and self.format.block[0] == 1, self.format
+        # torch picks rows of bytes, not of float8.
+        values = formats.decode_e4m3(self.data.view(torch.uint8)[rows_R])
+        if self.scale.dtype == torch.float32:
+            scale = self.scale[rows_R]
+        else:
+            codes = self.scale.view(torch.uint8)[rows_R]
+            scale = formats.decode_e8m0(codes.view(self.scale.dtype))
+        _multiply_blocks(values, scale, self.format.block[1])
+        return values
 
 
 def _multiply_blocks(values: Tensor, scale: Tensor, width: int) -> None:

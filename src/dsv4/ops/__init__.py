@@ -7,7 +7,7 @@ implementation runs.
 from dsv4.ops import cpu
 from dsv4.ops.binding import Binding, Op, bindings, use
 from dsv4.ops.fused import fused, unfused
-from dsv4.ops.reference import attention, compressor, hyper, moe, primitives
+from dsv4.ops.reference import attention, compressor, engram, hyper, moe, primitives
 
 linear = Op(primitives.linear)
 linear_f32 = Op(primitives.linear_f32)
@@ -29,6 +29,9 @@ top_experts = Op(moe.top_experts)
 routing_weights = Op(moe.routing_weights)
 swiglu = Op(moe.swiglu)
 mixture = Op(moe.mixture)
+ngram_rows = Op(engram.ngram_rows)
+engram_gate = Op(engram.engram_gate)
+engram_conv = Op(engram.engram_conv)
 
 cpu.register()
 
@@ -40,6 +43,8 @@ __all__ = [
     "bindings",
     "coefficients",
     "collapse",
+    "engram_conv",
+    "engram_gate",
     "expand",
     "fused",
     "grouped_linear",
@@ -49,6 +54,7 @@ __all__ = [
     "linear_f32",
     "mixing_logits",
     "mixture",
+    "ngram_rows",
     "pool",
     "pool_overlapping",
     "rms_norm",

@@ -179,7 +179,7 @@ def _thought(
     thought = " ".join(parts)
     if effort == "max":
         needed = " ".join(
-            f"{tool.name} needs {', '.join(slot.key for slot in tool.slots[: tool.required])}."
+            f"{tool.name} needs {', '.join(list(tool.slots)[: tool.required])}."
             for tool, _ in wanted
         )
         thought = f"The tools are {_names(tools)}. {thought} Check: {needed} All of that is given."

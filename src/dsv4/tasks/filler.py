@@ -37,7 +37,7 @@ _SENTENCES = (
     "{name} wanted to become {a_job} one day.",
     "Behind the {place} stood a tall tree with {colour} leaves.",
     "They waited until {day}, but nobody came.",
-    "The {job} told a story about a {colour} {animal}.",
+    "The {job} told a story about {a_colour} {animal}.",
     "After the meal, {name} cleaned the {thing} with care.",
     "Two {animals} drank from the little stream.",
     "{name} could not find the {thing} and asked {other} for help.",
@@ -54,6 +54,7 @@ def sentences(rng: Random) -> Iterator[str]:
         name, other = rng.sample(NAMES, 2)
         yield rng.choice(_SENTENCES).format(
             animal=animal, An_animal=article(animal).capitalize(), animals=plural(animal),
+            a_colour=article(colour),
             thing=thing, things=plural(thing), colour=colour, second=second, name=name,
             other=other, day=rng.choice(DAYS), place=rng.choice(PLACES), food=rng.choice(FOODS),
             job=(job := rng.choice(JOBS)), a_job=article(job),

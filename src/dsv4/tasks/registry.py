@@ -7,7 +7,18 @@ from random import Random
 from types import MappingProxyType
 
 from dsv4.errors import UsageError
-from dsv4.tasks import arithmetic, calling, identity, recall, strings
+from dsv4.tasks import (
+    arithmetic,
+    calling,
+    formats,
+    identity,
+    infill,
+    meaning,
+    recall,
+    strings,
+    whereabouts,
+    word_problems,
+)
 from dsv4.tasks.problem import Ask, Problem, Split, Task
 
 TASKS: Mapping[str, Task] = MappingProxyType(
@@ -15,8 +26,13 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         task.name: task
         for task in (
             arithmetic.TASK,
+            word_problems.TASK,
             strings.TASK,
+            formats.TASK,
             *recall.TASKS,
+            whereabouts.TASK,
+            meaning.TASK,
+            infill.TASK,
             *calling.TASKS,
             identity.TASK,
         )

@@ -45,11 +45,11 @@ _NOUNS = tuple(
 class Slot:
     """A kind of parameter.
 
-    key, kind, about: its name, JSON type and description in the schema. said: ways to say the
-    value in a request, with {value}. draw: a value.
+    names: what tools call it. kind, about: its JSON type and description in the schema. said:
+    ways to say the value in a request, with {value}. draw: a value.
     """
 
-    key: str
+    names: str
     kind: str
     about: str
     said: tuple[str, ...]
@@ -64,12 +64,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool with its slots; `required` of them, from the first, are always given."""
+    """A tool with its parameters by name; `required` of them, from the first, are always given."""
 
     name: str
     verb: str
     noun: str
-    slots: tuple[Slot, ...]
+    slots: Mapping[str, Slot]
     required: int
 
     @property
@@ -80,8 +80,8 @@ class Tool:
             "description": f"{self.verb.capitalize()} {article(self.noun)}.",
             "parameters": {
                 "type": "object",
-                "properties": {slot.key: slot.schema for slot in self.slots},
-                "required": [slot.key for slot in self.slots[: self.required]],
+                "properties": {key: slot.schema for key, slot in self.slots.items()},
+                "required": list(self.slots)[: self.required],
             },
         }
 
@@ -110,49 +110,50 @@ def _some(words: tuple[str, ...]) -> Callable[[Random, Split], list[str]]:
 
 
 _SLOTS = (
-    Slot("city", "string", "Name of the city",
+    Slot("city location town place", "string", "Name of the city",
          ("in {value}", "in the city of {value}", "located in {value}"),
          lambda rng, split: choose(rng, CITIES, split)),
-    Slot("day", "string", "Day of the week",
+    Slot("day weekday on_day", "string", "Day of the week",
          ("on {value}", "for {value}", "this {value}"), lambda rng, split: rng.choice(DAYS)),
-    Slot("time", "string", "Time of day, HH:MM", ("at {value}", "for {value}"),
+    Slot("time start_time at_time hour", "string", "Time of day, HH:MM",
+         ("at {value}", "for {value}"),
          lambda rng, split: f"{rng.randint(6, 22):02}:{rng.choice(('00', '15', '30', '45'))}"),
-    Slot("name", "string", "Name of the person",
+    Slot("name person customer owner", "string", "Name of the person",
          ("for {value}", "under the name {value}", "in the name of {value}"),
          lambda rng, split: choose(rng, NAMES, split)),
-    Slot("code", "string", "Reference code",
+    Slot("code reference id number", "string", "Reference code",
          ("with the code {value}", "with reference {value}", "number {value}"), _code),
-    Slot("email", "string", "E-mail address",
+    Slot("email address contact mail", "string", "E-mail address",
          ("with the address {value}", "and use the email {value}"), _mail),
-    Slot("color", "string", "Colour",
+    Slot("color colour shade", "string", "Colour",
          ("in {value}", "in the colour {value}", "with colour {value}"),
          lambda rng, split: choose(rng, COLOURS, split)),
-    Slot("note", "string", "Text of the note",
+    Slot("note text message comment", "string", "Text of the note",
          ('with the note "{value}"', 'saying "{value}"', 'and add the text "{value}"'), _text),
-    Slot("count", "integer", "How many",
+    Slot("count amount quantity times", "integer", "How many",
          ("with a count of {value}", "and the count is {value}", "{value} times"),
          lambda rng, split: rng.randint(2, 99)),
-    Slot("guests", "integer", "Number of people",
+    Slot("guests people persons party_size", "integer", "Number of people",
          ("for {value} people", "for {value} guests", "with {value} guests"),
          lambda rng, split: rng.randint(2, 40)),
-    Slot("price", "number", "Price limit",
+    Slot("price max_price budget limit", "number", "Price limit",
          ("for at most {value} euros", "with a price of {value}", "up to {value} dollars"),
          lambda rng, split: rng.choice((rng.randint(5, 900), rng.randint(50, 9990) / 10))),
-    Slot("minutes", "integer", "Length in minutes",
+    Slot("minutes duration length", "integer", "Length in minutes",
          ("for {value} minutes", "with a length of {value} minutes", "lasting {value} minutes"),
          lambda rng, split: rng.randint(5, 240)),
-    Slot("level", "integer", "Level from 1 to 10",
+    Slot("level strength intensity", "integer", "Level from 1 to 10",
          ("at level {value}", "with level {value}", "on level {value}"),
          lambda rng, split: rng.randint(1, 10)),
-    Slot("urgent", "boolean", "Whether it is urgent",
+    Slot("urgent priority express", "boolean", "Whether it is urgent",
          ("(urgent: {value})", "and set urgent to {value}", "with urgent {value}"),
          lambda rng, split: rng.random() < 0.5),
-    Slot("private", "boolean", "Whether only the owner can see it",
+    Slot("private hidden secret", "boolean", "Whether only the owner can see it",
          ("(private: {value})", "and set private to {value}", "with private {value}"),
          lambda rng, split: rng.random() < 0.5),
-    Slot("tags", "array", "Tags",
+    Slot("tags labels keywords", "array", "Tags",
          ("with the tags {value}", "tagged {value}", "and tag it {value}"), _some(THINGS)),
-    Slot("items", "array", "Things to include",
+    Slot("items contents parts", "array", "Things to include",
          ("with {value}", "including {value}", "containing {value}"), _some(FOODS)),
 )  # fmt: skip
 
@@ -182,18 +183,16 @@ def _tool(rng: Random, verb: str, noun: str) -> Tool:
     name = f"{verb}_{noun}"
     if style > 0.85:
         name = f"{verb}{noun.capitalize()}"
-    slots = rng.sample(_SLOTS, rng.randint(1, 4))
-    if {"city", "color"} <= {slot.key for slot in slots}:  # "in Rome in red"
-        slots = [slot for slot in slots if slot.key != "color"]
-    required = rng.randint(1, len(slots))
-    return Tool(name, verb, noun, tuple(slots), required)
+    drawn = rng.sample(_SLOTS, rng.randint(1, 4))
+    slots = {rng.choice(slot.names.split()): slot for slot in drawn}
+    return Tool(name, verb, noun, slots, rng.randint(1, len(slots)))
 
 
 def draw_arguments(rng: Random, split: Split, tool: Tool) -> dict[str, Any]:
     """Values for the required and some of the other parameters, in the order of the schema."""
     return {
-        slot.key: slot.draw(rng, split)
-        for i, slot in enumerate(tool.slots)
+        key: slot.draw(rng, split)
+        for i, (key, slot) in enumerate(tool.slots.items())
         if i < tool.required or rng.random() < 0.5
     }
 
@@ -202,9 +201,8 @@ def request(rng: Random, tool: Tool, arguments: Mapping[str, Any]) -> str:
     """A sentence that asks for the call, every value spelled as it goes into the arguments."""
     start = rng.choice(_STARTS).format(verb=tool.verb, noun=tool.noun, a_noun=article(tool.noun))
     said = [
-        rng.choice(slot.said).format(value=_spoken(arguments[slot.key]))
-        for slot in tool.slots
-        if slot.key in arguments
+        rng.choice(tool.slots[key].said).format(value=_spoken(value))
+        for key, value in arguments.items()
     ]
     if rng.random() < 0.3:
         rng.shuffle(said)

@@ -1,4 +1,4 @@
-"""Samples side by side: what the model predicts at every drawn id, with its routing replayed.
+"""Samples side by side: what a model predicts at every drawn id.
 
 Shapes: B rows, T positions, M drawn ids of all rows, D hidden channels, K experts per token.
 """
@@ -22,8 +22,8 @@ class Answers:
     """Samples as a batch.
 
     ids_BT: prompts and answers without their last id, padded at the end. row_M, place_M: where
-    each drawn id is predicted; drawn_M: the ids. replay: experts `[B, T, K]` of every layer, -1
-    where there is padding.
+    each drawn id is predicted; drawn_M: the ids. experts: `[B, T, K]` of every layer, what
+    computed each id when it was sampled (anything where there is padding).
     """
 
     samples: tuple[Sample, ...]
@@ -31,7 +31,7 @@ class Answers:
     row_M: Tensor
     place_M: Tensor
     drawn_M: Tensor
-    replay: tuple[Tensor, ...]
+    experts: tuple[Tensor, ...]
 
     @property
     def drawn(self) -> int:
@@ -46,7 +46,7 @@ class Answers:
             self.row_M.to(device),
             self.place_M.to(device),
             self.drawn_M.to(device),
-            tuple(experts.to(device) for experts in self.replay),
+            tuple(experts.to(device) for experts in self.experts),
         )
 
     def mean_over_answers(self, values_M: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ def collate(samples: Sequence[Sample], pad: int = 2) -> Answers:
     width = max(len(sample.ids) for sample in samples) - 1
     ids_BT = torch.full((len(samples), width), pad)
     _, layers, chosen = samples[0].experts_TLK.shape
-    replay_LBTK = torch.full((layers, len(samples), width, chosen), -1)
+    experts_LBTK = torch.arange(chosen).repeat(layers, len(samples), width, 1)
     rows, places, drawn = [], [], []
     for row, sample in enumerate(samples):
         length = len(sample.ids) - 1
         ids_BT[row, :length] = torch.tensor(sample.ids[:-1])
-        replay_LBTK[:, row, :length] = sample.experts_TLK.transpose(0, 1)
+        experts_LBTK[:, row, :length] = sample.experts_TLK.transpose(0, 1)
         places.append(torch.arange(len(sample.prompt) - 1, length))
         rows.append(torch.full((len(sample.answer),), row))
         drawn.append(torch.tensor(sample.answer))
@@ -76,7 +76,7 @@ def collate(samples: Sequence[Sample], pad: int = 2) -> Answers:
         torch.cat(rows),
         torch.cat(places),
         torch.cat(drawn),
-        replay_LBTK.unbind(),
+        experts_LBTK.unbind(),
     )
 
 
@@ -103,13 +103,8 @@ def micro_batches(samples: Sequence[Sample], tokens: int) -> list[list[Sample]]:
     return batches
 
 
-def hidden_states(model: Transformer, answers: Answers, *, replay: bool) -> Tensor:
-    """The head's input where each drawn id is predicted, `[M, D]`; differentiable.
-
-    replay: send every token to the experts it was computed by when it was drawn, so that a
-    gradient belongs to what was sampled; else the model's own router decides.
-    """
-    told = answers.replay if replay else None
-    output = model(answers.ids_BT, last_only=True, replay=told)
+def hidden_states(model: Transformer, answers: Answers) -> Tensor:
+    """The head's input where each drawn id is predicted, `[M, D]`; differentiable."""
+    output = model(answers.ids_BT, last_only=True)
     streams_MSD = output.streams_BTSD[answers.row_M, answers.place_M]
     return collapse_head(streams_MSD, model, model.numerics)

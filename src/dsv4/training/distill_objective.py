@@ -45,7 +45,7 @@ class _Distillation(Objective[Lesson]):
     def loss(self, batch: Lesson, batches: Sequence[Lesson], step: int) -> Loss:
         model, device = self._model, self._model.head.weight.device
         answers = batch.answers.to(device)
-        x_MD = hidden_states(model, answers, replay=False)
+        x_MD = hidden_states(model, answers)
         config = batch.teacher.config
         kl_M = reverse_kl(
             x_MD,
@@ -81,6 +81,8 @@ class OnPolicy(_Distillation):
         super().__init__(model)
         self._source, self._teachers = source, tuple(teachers)
         self._batch_tokens = batch_tokens
+
+    foresees = False
 
     def next(self, position: Position, step: int) -> tuple[list[Lesson], Position]:
         """Position: (sampled batch, 0)."""

@@ -15,7 +15,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.training.distill_objective import OffPolicy, OnPolicy
 from dsv4.training.loop import LoopSettings, Report, Trainer
 from dsv4.training.objective import Objective
-from dsv4.training.policy import EPS, load_policy
+from dsv4.training.policy import OPTIMIZER, load_policy
 from dsv4.training.pretrain import Status, Trained
 from dsv4.training.rollout_config import RolloutConfig
 from dsv4.training.schedule import Schedule
@@ -49,7 +49,7 @@ class DistillConfig:
     batch_tokens: int = 4096
     quantise: bool = True
     clip: float = 1.0
-    checkpoint_minutes: float = 5.0
+    checkpoint_every: int = 10
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
@@ -78,13 +78,11 @@ def train_distill(
     settings = LoopSettings(
         out=config.out,
         schedule=config.schedule,
+        optimizer=OPTIMIZER,
         clip=config.clip,
         bias_speed=0.0,
-        weight_decay=0.0,
-        matrices="adamw",
-        eps=EPS,
         quantise_from=0.0 if config.quantise else 1.0,
-        checkpoint_minutes=config.checkpoint_minutes,
+        checkpoint_every=config.checkpoint_every,
         max_minutes=config.max_minutes,
     )
     objective = _objective(config, model, teachers, status)

@@ -21,6 +21,7 @@ from dsv4.training.grpo import Clip, chosen_logprobs, policy_terms
 from dsv4.training.objective import Loss, Objective
 from dsv4.training.rated import Rated, outcomes, pack, unpack
 from dsv4.training.rollout_source import RolloutSource
+from dsv4.training.routing import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class RatedBatch:
 class GrpoObjective(Objective[RatedBatch]):
     """Trains a policy on questions.
 
-    reference: the model that the KL term holds the policy to; needed if `clip.beta` is not 0.
+    Answers go through the experts they were sampled by. reference: the model that the KL term
+    holds the policy to; needed if `clip.beta` is not 0.
     Raises UsageError for more updates than prompts and for groups of one.
     """
 
@@ -69,6 +71,8 @@ class GrpoObjective(Objective[RatedBatch]):
         self._rated: list[Rated] = []  # of the batch under way, group after group
         self._step: list[Rated] = []  # of the optimizer step under way
 
+    foresees = False
+
     def next(self, position: Position, step: int) -> tuple[list[RatedBatch], Position]:
         """Position: (sampled batch, update of it)."""
         settings, number, update = self._settings, position.epoch, position.index
@@ -82,10 +86,18 @@ class GrpoObjective(Objective[RatedBatch]):
         after = Position(number + 1, 0) if last_update else Position(number, update + 1)
         return self._batches(self._step), after
 
+    def routes(self, batches: Sequence[RatedBatch]) -> list[Route]:
+        """What computed the samples: a gradient is to belong to what was sampled."""
+        device, hashed = self._model.head.weight.device, self._model.config.num_hash_layers
+        return [
+            tuple(experts.flatten(0, 1).to(device) for experts in batch.answers.experts[hashed:])
+            for batch in batches
+        ]
+
     def loss(self, batch: RatedBatch, batches: Sequence[RatedBatch], step: int) -> Loss:
         model, clip = self._model, self._settings.clip
         answers = batch.answers.to(model.head.weight.device)
-        x_MD = hidden_states(model, answers, replay=True)
+        x_MD = hidden_states(model, answers)
         logits_MV = ops.linear_f32(x_MD, model.head.weight, model.numerics)
         logp_M, entropy = chosen_logprobs(logits_MV, answers.drawn_M)
         old_M = torch.tensor([p for s in answers.samples for p in s.logprobs]).to(logp_M)
@@ -122,7 +134,7 @@ class GrpoObjective(Objective[RatedBatch]):
         model = self._reference
         if model is None:
             return None
-        x_MD = hidden_states(model, answers, replay=False)
+        x_MD = hidden_states(model, answers)
         logits_MV = ops.linear_f32(x_MD, model.head.weight, model.numerics)
         return chosen_logprobs(logits_MV, answers.drawn_M)[0]
 

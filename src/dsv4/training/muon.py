@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from dsv4 import parallel
+
 UPDATE_RMS = 0.18
 _FAST = (3.4445, -4.7750, 2.0315)  # grows small singular values quickly, ends in 0.7..1.2
 _CLEAN = (2.0, -1.5, 0.5)  # converges to exactly 1 from there
@@ -46,7 +48,11 @@ class Muon:
     """Muon over named matrices.
 
     pieces: for every name, the row counts of the independent matrices stacked in that parameter
-    (one entry: the parameter is one matrix). Matrices of one shape are orthogonalised together.
+    (one entry: the parameter is one matrix). Parameters of one form are orthogonalised together.
+
+    In a run of several processes every matrix has an owner: it gets the whole direction,
+    orthogonalises it and hands out the result, so that the work is divided and every matrix is
+    orthogonalised as a whole.
     """
 
     def __init__(
@@ -65,18 +71,44 @@ class Muon:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Update every parameter that has a gradient, in place."""
-        groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        forms: dict[tuple[tuple[int, ...], ...], list[str]] = defaultdict(list)
         for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            moving = self.momenta[name].mul_(self._momentum).add_(parameter.grad)
-            ahead = moving.mul(self._momentum).add_(parameter.grad)
-            rows = list(self._pieces[name])
-            pairs = zip(parameter.split(rows), ahead.split(rows), strict=True)
-            for weight, direction in pairs:
-                groups[tuple(weight.shape)].append((weight, direction))
-        for shape, members in groups.items():
-            stack = torch.stack([direction for _, direction in members])
-            update = orthogonalise(stack, self._dtype).mul_(UPDATE_RMS * max(shape) ** 0.5)
-            for (weight, _), change in zip(members, update, strict=True):
-                weight.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
+            if parameter.grad is not None:
+                forms[tuple(parameter.shape), tuple(self._pieces[name])].append(name)
+        for (_, pieces), names in forms.items():
+            changes = self._orthogonalised([self._direction(name) for name in names], pieces)
+            for name, change in zip(names, changes, strict=True):
+                parameter = self._parameters[name]
+                parameter.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
+
+    def _direction(self, name: str) -> Tensor:
+        """Moves the momentum on and looks one step ahead of it."""
+        gradient = self._parameters[name].grad
+        assert gradient is not None
+        moving = self.momenta[name].mul_(self._momentum).add_(gradient)
+        return moving.mul(self._momentum).add_(gradient)
+
+    def _orthogonalised(self, directions: list[Tensor], pieces: Sequence[int]) -> list[Tensor]:
+        """The updates of parameters of one form, divided as the directions are."""
+        processes = parallel.size()
+        wholes: list[Tensor] = []
+        for number, direction in enumerate(directions):
+            gathered = parallel.whole(direction)
+            if number % processes == parallel.rank():
+                wholes.append(gathered)
+        own: list[Tensor] = []
+        if wholes:
+            parts = torch.stack(wholes).split(list(pieces), dim=1)
+            scaled = (
+                orthogonalise(part, self._dtype).mul_(UPDATE_RMS * max(part.shape[1:]) ** 0.5)
+                for part in parts
+            )
+            own = list(torch.cat(list(scaled), dim=1))
+        return [
+            parallel.hand_out(
+                own[number // processes] if number % processes == parallel.rank() else None,
+                like=direction,
+                owner=number % processes,
+            )
+            for number, direction in enumerate(directions)
+        ]

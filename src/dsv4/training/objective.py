@@ -34,12 +34,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from dsv4.data.batches import Position
 
 B = TypeVar("B")
 """A micro-batch: what `next` makes and `loss` reads; the loop never looks inside."""
+
+Sums = Mapping[str, tuple[float, float]]
+"""Metric name -> (sum, weight)."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,31 @@ class Loss:
 
     total: scalar to differentiate. Normalise by the whole step (the `batches` given to `loss`),
     so that the gradients of the micro-batches sum to those of one large batch.
-    sums: metric name -> (sum, weight); the loop reports sum / weight over all micro-batches of the
-    step. The metric `loss` is what spike detection watches and the terminal shows.
+    sums: metrics, reported as sum / weight over all micro-batches of the step. The metric `loss` is
+    what spike detection watches and the terminal shows.
     tokens: real tokens the model read.
     load: layer -> tokens per expert [E], for layers whose router bias is to be moved by load.
     """
 
     total: Tensor
-    sums: Mapping[str, tuple[float, float]]
+    sums: Sums
     tokens: int
     load: Mapping[int, Tensor] = field(default_factory=dict)
 
+    def nothing(self) -> Loss:
+        """The same with all counts at zero: a micro-batch that was computed but does not count."""
+        load = {layer: torch.zeros_like(count) for layer, count in self.load.items()}
+        return Loss(self.total, {name: (0.0, 0.0) for name in self.sums}, 0, load)
+
 
 class Objective(ABC, Generic[B]):
-    """One kind of training over a model that it holds. Implement `next` and `loss`."""
+    """One kind of training over a model that it holds. Implement `next` and `loss`.
+
+    foresees: whether `next` does without the weights, so that later steps' batches can be made
+    now. False (rollouts) rules out the recovery from spikes.
+    """
+
+    foresees = True
 
     @abstractmethod
     def next(self, position: Position, step: int) -> tuple[Sequence[B], Position]:
@@ -75,6 +90,11 @@ class Objective(ABC, Generic[B]):
     def loss(self, batch: B, batches: Sequence[B], step: int) -> Loss:
         """Run the model on one micro-batch out of the step's `batches`."""
 
+    def routes(self, batches: Sequence[B]) -> Sequence[tuple[Tensor, ...]]:
+        """The experts that each of a step's micro-batches goes through (`routing.Route`), where the
+        routers are not to choose: those that a rollout was computed by."""
+        return ()
+
     def trains(self, name: str, step: int) -> bool:
         """Whether the parameter called `name` moves in this step.
 
@@ -83,9 +103,9 @@ class Objective(ABC, Generic[B]):
         """
         return True
 
-    def rate_factor(self, step: int) -> float:
-        """Factor on the schedule's learning rate in this step (phases that need another rate)."""
-        return 1.0
+    def regime(self, step: int) -> str:
+        """What kind of step this is, in words; losses of different kinds are not compared."""
+        return ""
 
     def validate(self) -> dict[str, float]:
         """Metrics on held-out data, e.g. `validation_loss`; called without gradients."""

@@ -13,13 +13,14 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight, weights
 from dsv4.numerics.quantized import QuantizedTensor, settled
+from dsv4.training.optimizer import OptimizerSettings
 
 KEPT = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 """Files of a model folder that training does not change."""
 
-EPS = 1e-8
-"""Of AdamW. Where no answer of a batch is better than another, the gradient is next to nothing, and
-must move next to nothing."""
+OPTIMIZER = OptimizerSettings(matrices="adamw", weight_decay=0.0, eps=1e-8)
+"""Where no answer of a batch is better than another, the gradient is next to nothing, and must move
+next to nothing: hence AdamW, and its usual epsilon."""
 
 
 def load_policy(folder: Path, *, quantise: bool) -> Transformer:

@@ -8,7 +8,7 @@ from pathlib import Path
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import LoopSettings, Report, Trainer
-from dsv4.training.policy import EPS, freeze_routers, load_policy
+from dsv4.training.policy import OPTIMIZER, freeze_routers, load_policy
 from dsv4.training.pretrain import Status, Trained
 from dsv4.training.rollout_config import RolloutConfig
 from dsv4.training.schedule import Schedule
@@ -29,7 +29,7 @@ class RlConfig:
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
     quantise: bool = True
     clip: float = 1.0
-    checkpoint_minutes: float = 5.0
+    checkpoint_every: int = 10
     max_minutes: float | None = None
 
 
@@ -57,13 +57,11 @@ def train_rl(
     settings = LoopSettings(
         out=config.out,
         schedule=config.schedule,
+        optimizer=OPTIMIZER,
         clip=config.clip,
         bias_speed=0.0,
-        weight_decay=0.0,
-        matrices="adamw",
-        eps=EPS,
         quantise_from=0.0 if config.quantise else 1.0,
-        checkpoint_minutes=config.checkpoint_minutes,
+        checkpoint_every=config.checkpoint_every,
         max_minutes=config.max_minutes,
     )
     trainer = Trainer(model, model.config, objective, settings)

@@ -68,7 +68,7 @@ class Teacher:
     @torch.no_grad()
     def hidden(self, answers: Answers) -> Tensor:
         """The head's inputs where each drawn id is predicted, `[M, E]`."""
-        return hidden_states(self._model, answers, replay=False)
+        return hidden_states(self._model, answers)
 
 
 def _vocabulary(folder: Path) -> list[bytes]:

@@ -352,7 +352,7 @@ def test_values_no_model_can_have(folder: Path, name: str) -> None:
 def test_routes_to_experts_that_do_not_exist(folder: Path, expert: int) -> None:
     name = "layers.0.ffn.gate.tid2eid"
     edit_tensors(folder, lambda tensors: tensors[name][0, 1].fill_(expert))
-    refused(folder, f"{name}: an expert id outside 0..2")
+    refused(folder, f"{name}: an id outside 0..2")
 
 
 def test_large_checkpoints_are_checked_in_part(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dsv4.checkpoint import layout
-from dsv4.config import preset
+from dsv4.presets import preset
 
 FLASH = (69_187, 159_609_485_896, 158_069_433_298, 46)
 PRO = (145_116, 864_704_792_696, 861_608_274_846, 64)

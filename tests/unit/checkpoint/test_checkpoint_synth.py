@@ -10,10 +10,11 @@ import torch
 from checkpoint_folders import MICRO, WEIGHTS
 
 from dsv4 import checkpoint
-from dsv4.config import ModelConfig, preset
+from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
 from dsv4.model.weights import get_weight, weights
 from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.presets import preset
 
 
 def test_a_seed_gives_the_same_file(intact: Path, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from dsv4.checkpoint.expert_reads import (
 )
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.plan import make_plan
-from dsv4.config import preset
 from dsv4.errors import CheckpointError, UsageError
+from dsv4.presets import preset
 
 TINY = preset("tiny")
 COUNT = TINY.n_routed_experts

@@ -15,8 +15,8 @@ from dsv4.checkpoint.expert_reads import PAGE, Files, Span, expert_sources
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.plan import make_plan
 from dsv4.checkpoint.read_queue import pieces
-from dsv4.config import preset
 from dsv4.errors import CheckpointError
+from dsv4.presets import preset
 
 TINY = preset("tiny")
 Key = tuple[int, int]

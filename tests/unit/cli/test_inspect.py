@@ -80,7 +80,7 @@ def test_folder(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_folder_of_only_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dsv4.config import preset
+    from dsv4.presets import preset
 
     (tmp_path / "config.json").write_text(json.dumps(preset("flash").to_released()))
     assert facts(capsys, str(tmp_path))["tensors"]["count"] == 69_187

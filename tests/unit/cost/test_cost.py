@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from dsv4.config import preset
 from dsv4.model import cost
 from dsv4.model.transformer import Transformer
+from dsv4.presets import preset
 
 MILLION = 1 << 20
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from dsv4.config import preset
 from dsv4.engine.forward import forward
 from dsv4.errors import CheckpointError, UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
+from dsv4.presets import preset
 
 IDS = [3, 14, 15, 92, 65, 35, 89, 79]
 

@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 import torch
 
-from dsv4.config import preset
 from dsv4.engine.generate import generate
 from dsv4.engine.request import Finish, Generation, Prefill, Token
 from dsv4.engine.sampler import GREEDY, Sampling
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
+from dsv4.presets import preset
 
 PROMPT = [3, 14, 15, 92, 65, 35, 89, 79]
 

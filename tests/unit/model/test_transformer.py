@@ -8,7 +8,6 @@ import pytest
 import torch
 from tests.parity.models import FLASH_LIKE, draw_config, draw_model, tokens
 
-from dsv4.config import preset
 from dsv4.errors import UsageError
 from dsv4.model.rope import frequencies
 from dsv4.model.transformer import Transformer
@@ -20,6 +19,7 @@ from dsv4.model.weights import (
     weights,
 )
 from dsv4.numerics.quantized import FP8, QuantizedTensor, quantize
+from dsv4.presets import preset
 
 
 def test_yarn_table_of_the_released_models() -> None:

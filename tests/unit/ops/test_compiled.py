@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from dsv4 import ops
-from dsv4.config import preset
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
 from dsv4.numerics.policy import BF16, EXACT
@@ -18,6 +17,7 @@ from dsv4.ops.compiled import hyper as streams_of
 from dsv4.ops.compiled import moe as sorted_moe
 from dsv4.ops.compiled import primitives as pooled
 from dsv4.ops.reference import attention, compressor, hyper, moe
+from dsv4.presets import preset
 
 
 @pytest.fixture(autouse=True)

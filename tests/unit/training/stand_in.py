@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from dsv4.config import preset
+from dsv4.presets import preset
 
 CONFIG = replace(preset("tiny"), vocab_size=64, hidden_size=32, num_hidden_layers=1,
                  compress_ratios=(0, 0), num_hash_layers=0, n_routed_experts=4,

@@ -13,6 +13,7 @@ from dsv4.training import checkpoint
 from dsv4.training.grpo import Clip
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import LoopSettings, Trainer
+from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.rated import pack, unpack
 from dsv4.training.rollout import Actor
 from dsv4.training.rollout_source import RolloutSource
@@ -31,7 +32,9 @@ def make(out, steps, *, beta=0.0, lr=2e-3, prompts=4, group=8, **values):
     settings = GrpoSettings(clip=Clip(beta=beta), batch_tokens=512, **values)
     objective = GrpoObjective(model, source, settings, tiny() if beta else None)
     schedule = Schedule(steps=steps, lr=lr, warmup=1, decay=0.0)
-    loop = LoopSettings(out, schedule, weight_decay=0.0, matrices="adamw", checkpoint_minutes=0.0)
+    loop = LoopSettings(
+        out, schedule, OptimizerSettings("adamw", weight_decay=0.0, eps=1e-8), checkpoint_every=1
+    )
     return Trainer(model, model.config, objective, loop)
 
 

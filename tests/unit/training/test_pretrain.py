@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dsv4 import checkpoint
-from dsv4.config import preset
 from dsv4.data.corpora import Source, read
 from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import DataError, UsageError
+from dsv4.presets import preset
 from dsv4.training import Schedule, TrainConfig, train
 from dsv4.training.plot import plot_losses
 

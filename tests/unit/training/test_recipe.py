@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-from dsv4.config import preset
+from dsv4.presets import preset
 from dsv4.training import TrainConfig
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "nano_cpu.py"

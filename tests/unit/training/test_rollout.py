@@ -4,9 +4,9 @@ import pytest
 import torch
 from tests.unit.training.toy_policy import STOP, tiny
 
-from dsv4.errors import UsageError
 from dsv4.training.answers import collate, hidden_states
 from dsv4.training.rollout import Actor, Ask
+from dsv4.training.routing import given_routing
 from dsv4.training.rounding import released_formats, rounded_weights
 
 ASKS = [Ask(tuple(range(3, 3 + n)), 12, seed) for n, seed in ((5, 0), (5, 1), (9, 2), (40, 3))]
@@ -44,40 +44,36 @@ def test_routing_covers_every_id_but_the_last(samples):
         assert int(sample.experts_TLK.min()) >= 0
 
 
-def test_replay_reproduces_the_routing_of_the_rollout_and_nothing_else_does(model, samples):
+def route(model, answers):
+    """The experts of the layers whose routers choose."""
+    return [experts.flatten(0, 1) for experts in answers.experts[model.config.num_hash_layers :]]
+
+
+def test_replay_reproduces_the_routing_of_the_rollout_and_nothing_else_does(samples):
     """The router, changed since, would choose others."""
     changed = tiny(seed=5)
     answers = collate(samples)
+    hashed = changed.config.num_hash_layers
     with torch.no_grad():
-        replayed = changed(answers.ids_BT, replay=answers.replay).routing
         own = changed(answers.ids_BT).routing
-    learned = changed.config.num_hash_layers
+        with given_routing(changed, route(changed, answers)):
+            replayed = changed(answers.ids_BT).routing
     for row, sample in enumerate(samples):
         length = len(sample.ids) - 1
-        for layer in range(learned, 3):
+        for layer in range(hashed, 3):
             said = replayed[layer].experts_NK.view(len(samples), -1, 3)[row, :length]
             assert torch.equal(said, sample.experts_TLK[:, layer])
     assert any(
         not torch.equal(a.experts_NK, b.experts_NK)
-        for a, b in zip(own[learned:], replayed[learned:], strict=True)
+        for a, b in zip(own[hashed:], replayed[hashed:], strict=True)
     )
-
-
-def test_padding_is_routed_by_the_router(model, samples):
-    answers = collate(samples)
-    with torch.no_grad():
-        replayed = model(answers.ids_BT, replay=answers.replay).routing[2].experts_NK
-        own = model(answers.ids_BT).routing[2].experts_NK
-    padded = answers.replay[2].flatten(0, 1)[:, 0] < 0
-    assert bool(padded.any())
-    assert torch.equal(replayed[padded], own[padded])
 
 
 def test_training_finds_the_log_probabilities_of_the_engine(model, samples):
     """Up to the rounding of the serving cache and of products (see Numerics FAST)."""
     answers = collate(samples)
-    with torch.no_grad():
-        x_MD = hidden_states(model, answers, replay=True)
+    with torch.no_grad(), given_routing(model, route(model, answers)):
+        x_MD = hidden_states(model, answers)
         logp = torch.log_softmax(x_MD @ model.head.weight.T, -1)
     found = logp.gather(1, answers.drawn_M[:, None])[:, 0]
     drawn = torch.tensor([p for s in samples for p in s.logprobs])
@@ -106,11 +102,3 @@ def test_rounded_formats_are_those_the_training_pass_sees(model):
     assert [s.logprobs for s in from_rounded] == [s.logprobs for s in from_masters]
     plain = Actor(model, frozenset({STOP}), {}).sample(ASKS)
     assert [s.logprobs for s in plain] != [s.logprobs for s in from_masters]
-
-
-def test_replay_of_another_model_or_with_a_state_is_refused(model, samples):
-    answers = collate(samples)
-    with pytest.raises(UsageError, match="2 layers"):
-        model(answers.ids_BT, replay=answers.replay[:2])
-    with pytest.raises(UsageError, match="without a state"):
-        model(answers.ids_BT, model.new_state(4), replay=answers.replay)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dsv4 import checkpoint
-from dsv4.config import preset
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import get_weight, init_weights
 from dsv4.numerics.quantized import FP4, FP8, quantize
+from dsv4.presets import preset
 from dsv4.training.rounding import released_formats, rounded_weights
 
 CONFIG = replace(preset("tiny"), vocab_size=64, num_hidden_layers=3, compress_ratios=(0, 4, 128, 0))

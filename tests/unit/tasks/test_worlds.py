@@ -1,0 +1,121 @@
+"""Tasks whose answers follow from their text: recomputed here by other means."""
+
+import json
+import re
+from random import Random
+
+import pytest
+
+from dsv4.tasks import infill, toolbox
+from dsv4.tasks.introduction import TOPICS
+from dsv4.tasks.pleasantries import PLEASANTRIES
+from dsv4.tasks.problem import Ask
+from dsv4.tasks.registry import problems
+from dsv4.tasks.words import CITIES, NAMES, PLACES, THINGS
+
+
+def test_whereabouts_follow_from_the_moves():
+    for problem in problems("whereabouts", 300, seed=4):
+        *sentences, question = re.findall(r"[^.?]+[.?]", problem.messages[0].content)
+        at, carries = {}, {}
+        for sentence in sentences:
+            words = re.findall(r"\w+", sentence)
+            name = next(word for word in words if word in NAMES)
+            thing = next((word for word in words if word in THINGS), None)
+            place = next((word for word in words if word in PLACES), None)
+            if place:
+                at[name] = place
+            elif re.search(r"puts down|drops|leaves|lets go", sentence):
+                carries.pop(thing)
+                at[thing] = at[name]
+            else:
+                carries[thing] = name
+        asked = next(w for w in re.findall(r"\w+", question) if w in at or w in carries)
+        expected = at[carries[asked]] if asked in carries else at[asked]
+        assert expected in problem.reply.content, problem.messages[0].content
+
+
+def test_word_problems_are_their_sums():
+    for problem in problems("word_problem", 200, seed=2, ask=Ask(effort="high")):
+        steps = re.findall(r"(\d+) (plus|minus|times) (\d+) is (\d+)", problem.reply.reasoning)
+        for a, sign, b, result in steps:
+            a, b = int(a), int(b)
+            assert int(result) == {"plus": a + b, "minus": a - b, "times": a * b}[sign] > 0
+            assert str(b) in problem.messages[0].content
+        assert int(steps[-1][3]) == problem.check.value
+
+
+def test_python_with_its_middle_is_python():
+    for problem in problems("infill", 200):
+        if problem.gap.prefix.startswith(("def", "class")):
+            code = problem.gap.prefix + problem.reply.content + problem.gap.suffix
+            compile(code, "made", "exec")
+    assert len(infill._FUNCTIONS) >= 8
+
+
+def test_infills_of_given_texts():
+    texts = ("One two three four five. Six seven eight nine ten.",)
+    made = list(problems("infill", 40, ask=Ask(texts=texts)))
+    said = [p for p in made if not p.gap.prefix.startswith(("def", "class"))]
+    assert said and all(p.gap.prefix.startswith(("One", "Six")) for p in said)
+
+
+def test_arguments_stand_in_the_request():
+    for problem in problems("tool_call", 200, seed=5):
+        said = problem.messages[-1].content
+        (call,) = problem.reply.tool_calls
+        (tool,) = [tool for tool in problem.tools if tool["name"] == call.name]
+        arguments = json.loads(call.arguments)
+        parameters = tool["parameters"]
+        assert set(parameters["required"]) <= set(arguments) <= set(parameters["properties"])
+        for key, value in arguments.items():
+            words = value if isinstance(value, list) else [value]
+            shown = ["true" if w is True else "false" if w is False else str(w) for w in words]
+            assert all(word in said for word in shown), said
+            kind = parameters["properties"][key]["type"]
+            types = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
+            assert isinstance(value, types.get(kind, list))
+
+
+def test_names_of_tools_are_disjoint_between_splits():
+    names = [
+        {tool["name"].lower().replace("_", "") for p in problems("tool_call", 500, split=split)
+         for tool in p.tools}
+        for split in ("train", "heldout")
+    ]  # fmt: skip
+    assert not names[0] & names[1] and min(map(len, names)) > 300
+
+
+def test_names_of_parameters_never_clash():
+    names = [name for slot in toolbox._SLOTS for name in slot.names.split()]
+    assert len(names) == len(set(names))
+
+
+def test_identity_answers_are_sentences_that_fit():
+    for topic in (*TOPICS, *PLEASANTRIES):
+        assert len(topic.questions) >= 8 and len(topic.answers) >= 4
+        assert len(set(topic.questions)) == len(topic.questions)
+        for answer in topic.answers:
+            assert answer[0].isupper() and answer[-1] in ".!?" and "  " not in answer
+            assert len(answer) < 220
+    questions = [q.lower().strip("?.! ") for t in (*TOPICS, *PLEASANTRIES) for q in t.questions]
+    assert {q for q in questions if questions.count(q) > 1} <= {"hello", "hi"}
+
+
+def test_identity_does_not_claim_to_be_another_model():
+    (problem,) = problems("identity", 1, seed=1)
+    boast = type(problem.reply)(None, "I am ChatGPT, a nano small story tool made of sums.")
+    assert problem.grade(boast).score == 0
+
+
+@pytest.mark.parametrize("words", [NAMES, CITIES, THINGS, PLACES])
+def test_word_lists_have_no_doubles(words):
+    assert len(words) == len(set(words))
+
+
+def test_requests_are_sentences():
+    rng = Random(3)
+    for _ in range(200):
+        (tool,) = toolbox.draw_tools(rng, "train", 1)
+        said = toolbox.request(rng, tool, toolbox.draw_arguments(rng, "train", tool))
+        assert said[0].isupper() and said[-1] in ".?" and "{" not in said

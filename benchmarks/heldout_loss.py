@@ -53,7 +53,8 @@ def main() -> None:
         sums = []
         for index in range(count):
             batch = batches[Position(0, index)]
-            sums.append(cross_entropy(model.transformer(batch.ids_BT).logits_BTV, batch, ahead=1))
+            seen = model.transformer.features(batch.ids_BT)
+            sums.append(cross_entropy(model.transformer, seen, batch, ahead=1))
     loss = sum(float(s) for s, _ in sums) / sum(n for _, n in sums)
     print(json.dumps({"model": model.name, "topk": args.topk, "heldout_loss": round(loss, 4)}))
 

@@ -44,6 +44,15 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """A forward pass up to the head: what it reads `x_BTD`; streams and routing as in Output."""
+
+    x_BTD: Tensor
+    streams_BTSD: Tensor
+    routing: tuple[Routing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The next tokens `ids_T` of a sequence, and its state (of one sequence), which they extend;
     logits are computed for the last `wanted` of them."""
@@ -136,7 +145,8 @@ class Transformer(nn.Module):
                 tuple(Routing(*row) for row in rows),
             )
         else:
-            output = self._layer_by_layer(ids_BT, start, state, last_only)
+            seen = self._layer_by_layer(ids_BT, start, state, last_only)
+            output = Output(self._logits(seen.x_BTD), seen.streams_BTSD, seen.routing)
         if state is not None:
             state.length += ids_BT.shape[1]
         return output
@@ -182,9 +192,16 @@ class Transformer(nn.Module):
         logits_BTV = output.logits_BTV[:, output.logits_BTV.shape[1] - piece.wanted :]
         return Output(logits_BTV, output.streams_BTSD, output.routing)
 
+    def features(self, ids_BT: Tensor) -> Features:
+        """What `forward` without a state computes, but for the head: for training.
+
+        Raises UsageError as `forward` does.
+        """
+        return self._layer_by_layer(ids_BT, self._check(ids_BT, None), None, last_only=False)
+
     def _layer_by_layer(
         self, ids_BT: Tensor, start: int, state: State | None, last_only: bool
-    ) -> Output:
+    ) -> Features:
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
@@ -205,8 +222,7 @@ class Transformer(nn.Module):
             streams, choice = layer(streams, ids_BT, start, part, self.numerics, read)
             routing.append(choice)
         seen = streams[:, -1:] if last_only else streams
-        x_BTD = collapse_head(seen, self, self.numerics)
-        return Output(self._logits(x_BTD), streams, tuple(routing))
+        return Features(collapse_head(seen, self, self.numerics), streams, tuple(routing))
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
@@ -216,6 +232,13 @@ class Transformer(nn.Module):
         `streams_BTSD[t]` are those of position t, `next_ids_BT[t]` is token t + 1; `state` is
         one of `new_mtp_state`. Raises UsageError if this model has no prediction block.
         """
+        seen = self.next_features(streams_BTSD, next_ids_BT, state)
+        return Output(self._logits(seen.x_BTD), seen.streams_BTSD, seen.routing)
+
+    def next_features(
+        self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None
+    ) -> Features:
+        """What `predict_next` computes, but for the head."""
         if not self.mtp:
             raise UsageError("this model has no MTP block")
         start = self._check(next_ids_BT, state)
@@ -230,7 +253,7 @@ class Transformer(nn.Module):
         )
         if state is not None:
             state.length += next_ids_BT.shape[1]
-        return Output(self._logits(x_BTD), streams, (routing,))
+        return Features(x_BTD, streams, (routing,))
 
     def _logits(self, x_BTD: Tensor) -> Tensor:
         fused = ops.fused("linear", self.head, self.numerics)

@@ -7,7 +7,7 @@ implementation runs.
 from dsv4.ops import cpu
 from dsv4.ops.binding import Binding, Op, bindings, use
 from dsv4.ops.fused import fused, unfused
-from dsv4.ops.reference import attention, compressor, engram, hyper, moe, primitives
+from dsv4.ops.reference import attention, compressor, engram, hyper, loss, moe, primitives
 
 linear = Op(primitives.linear)
 linear_f32 = Op(primitives.linear_f32)
@@ -32,6 +32,7 @@ mixture = Op(moe.mixture)
 ngram_rows = Op(engram.ngram_rows)
 engram_gate = Op(engram.engram_gate)
 engram_conv = Op(engram.engram_conv)
+head_loss = Op(loss.head_loss)
 
 cpu.register()
 
@@ -49,6 +50,7 @@ __all__ = [
     "fused",
     "grouped_linear",
     "hadamard",
+    "head_loss",
     "head_norm",
     "linear",
     "linear_f32",

@@ -21,7 +21,11 @@ class AdamW:
     exist for it: its moments, its count of steps and its values stay."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], decay: Mapping[str, float], eps: float = EPSILON
+        self,
+        parameters: Mapping[str, Tensor],
+        decay: Mapping[str, float],
+        *,
+        eps: float = EPSILON,
     ) -> None:
         self._parameters, self._decay, self._eps = dict(parameters), dict(decay), eps
         self.counts = torch.zeros(len(self._parameters), dtype=torch.int64)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dsv4.data.batches import Batch
-from dsv4.model.block import collapse_head
 from dsv4.model.transformer import Transformer
 from dsv4.training.rollout import Sample
 
@@ -23,7 +22,7 @@ class Answers:
 
     ids_BT: prompts and answers without their last id, padded at the end. row_M, place_M: where
     each drawn id is predicted; drawn_M: the ids. experts: `[B, T, K]` of every layer, what
-    computed each id when it was sampled (anything where there is padding).
+    computed each id when it was sampled; -1 where there is padding.
     """
 
     samples: tuple[Sample, ...]
@@ -61,7 +60,7 @@ def collate(samples: Sequence[Sample], pad: int = 2) -> Answers:
     width = max(len(sample.ids) for sample in samples) - 1
     ids_BT = torch.full((len(samples), width), pad)
     _, layers, chosen = samples[0].experts_TLK.shape
-    experts_LBTK = torch.arange(chosen).repeat(layers, len(samples), width, 1)
+    experts_LBTK = torch.full((layers, len(samples), width, chosen), -1)
     rows, places, drawn = [], [], []
     for row, sample in enumerate(samples):
         length = len(sample.ids) - 1
@@ -105,6 +104,4 @@ def micro_batches(samples: Sequence[Sample], tokens: int) -> list[list[Sample]]:
 
 def hidden_states(model: Transformer, answers: Answers) -> Tensor:
     """The head's input where each drawn id is predicted, `[M, D]`; differentiable."""
-    output = model(answers.ids_BT, last_only=True)
-    streams_MSD = output.streams_BTSD[answers.row_M, answers.place_M]
-    return collapse_head(streams_MSD, model, model.numerics)
+    return model.features(answers.ids_BT).x_BTD[answers.row_M, answers.place_M]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from dsv4.config import ModelConfig
 from dsv4.data.batches import Batch, Batches, Mix, Position
 from dsv4.model.attention import Reading
-from dsv4.model.transformer import Transformer
 from dsv4.training.indexer import (
     count_queries,
     indexer_loss,
@@ -103,7 +102,7 @@ class LanguageObjective(Objective[Batch]):
             return self._language_loss(batch, batches, step)
         if phase == "indexer":
             with observed(self._model) as readings:
-                cast(Transformer, self._model)(batch.ids_BT, last_only=True)
+                cast(LanguageModel, self._model).features(batch.ids_BT)
             total, sums = self._indexer_loss(readings, batch, batches)
             return Loss(total, sums, batch.tokens)
         with observed(self._model) as readings:
@@ -146,7 +145,7 @@ class LanguageObjective(Objective[Batch]):
             return {}
         model = cast(LanguageModel, self._model)
         sums = [
-            cross_entropy(model(batch.ids_BT).logits_BTV, batch, ahead=1)
+            cross_entropy(model, model.features(batch.ids_BT), batch, ahead=1)
             for batch in self._validation
         ]
         return {"validation_loss": float(sum(s for s, _ in sums)) / sum(n for _, n in sums)}

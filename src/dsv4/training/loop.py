@@ -175,8 +175,7 @@ class Trainer:
         rate = self.settings.schedule.rate(step)
         self.optimizer.step(rate)
         load = sum_loads(done)
-        moving = {layer: self._biases[layer] for layer in load if layer in self._biases}
-        move_biases(moving, load, self.settings.bias_speed)
+        move_biases(self._biases, load, self.settings.bias_speed)
         self.step, self.position = step + 1, fetched.position
         tokens = int(parallel.add(torch.tensor(sum(loss.tokens for loss in done))))
         self.tokens += tokens

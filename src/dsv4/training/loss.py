@@ -12,7 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from dsv4 import ops
 from dsv4.data.batches import Batch
+from dsv4.model.parameters import Dense
+from dsv4.numerics.policy import Numerics
 
 BALANCE_WEIGHT = 1e-4
 
@@ -26,11 +29,11 @@ class Routing(Protocol):
     def experts_NK(self) -> Tensor: ...
 
 
-class Output(Protocol):
-    """What a forward pass of `dsv4.model` returns."""
+class Features(Protocol):
+    """A forward pass of `dsv4.model` up to the head."""
 
     @property
-    def logits_BTV(self) -> Tensor: ...
+    def x_BTD(self) -> Tensor: ...
     @property
     def streams_BTSD(self) -> Tensor: ...
     @property
@@ -41,9 +44,11 @@ class LanguageModel(Protocol):
     """The part of `dsv4.model.Transformer` that training runs."""
 
     mtp: nn.ModuleList
+    head: Dense
+    numerics: Numerics
 
-    def __call__(self, ids_BT: Tensor) -> Output: ...
-    def predict_next(self, streams_BTSD: Tensor, next_ids_BT: Tensor) -> Output: ...
+    def features(self, ids_BT: Tensor) -> Features: ...
+    def next_features(self, streams_BTSD: Tensor, next_ids_BT: Tensor) -> Features: ...
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class Losses:
 
 
 def count_targets(batches: Iterable[Batch]) -> int:
-    """Tokens predicted in the batches: every token but the first of each row."""
-    return sum(batch.tokens - len(batch.length_B) for batch in batches)
+    """Tokens predicted in the batches: all that are learned but the first of each row."""
+    return sum(int(batch.predicted_BT(1).sum()) for batch in batches)
 
 
 def compute_losses(
@@ -78,14 +83,14 @@ def compute_losses(
     to those of one large batch. hash_layers: layers below it route by token id, so neither loss
     nor bias acts on them.
     """
-    output: Output = model(batch.ids_BT)
-    token, count = cross_entropy(output.logits_BTV, batch, ahead=1)
+    output = model.features(batch.ids_BT)
+    token, count = cross_entropy(model, output, batch, ahead=1)
     layers = [(choice, batch.valid_BT()) for choice in output.routing]
     mtp, mtp_count = torch.zeros(()), 0
     if mtp_weight and model.mtp:
         following = torch.roll(batch.ids_BT, -1, dims=1)
-        drafted: Output = model.predict_next(output.streams_BTSD, following)
-        mtp, mtp_count = cross_entropy(drafted.logits_BTV, batch, ahead=2)
+        drafted = model.next_features(output.streams_BTSD, following)
+        mtp, mtp_count = cross_entropy(model, drafted, batch, ahead=2)
         # The last token of a row has no next one for the MTP block to read.
         layers += [(choice, batch.valid_BT(1)) for choice in drafted.routing]
     routed = {number: layers[number] for number in range(hash_layers, len(layers))}
@@ -105,12 +110,14 @@ def compute_losses(
     )
 
 
-def cross_entropy(logits_BTV: Tensor, batch: Batch, ahead: int) -> tuple[Tensor, int]:
+def cross_entropy(
+    model: LanguageModel, output: Features, batch: Batch, ahead: int
+) -> tuple[Tensor, int]:
     """Summed cross-entropy of the token `ahead` positions later, and how many were summed."""
-    valid = batch.valid_BT(ahead)
-    wanted = torch.roll(batch.ids_BT, -ahead, dims=1)[valid]
-    summed = nn.functional.cross_entropy(logits_BTV[valid].float(), wanted, reduction="sum")
-    return summed, int(valid.sum())
+    chosen = batch.predicted_BT(ahead).flatten().nonzero().squeeze(1)
+    wanted = torch.roll(batch.ids_BT, -ahead, dims=1).flatten()[chosen]
+    x_ND = output.x_BTD.flatten(0, 1).index_select(0, chosen)
+    return ops.head_loss(x_ND, model.head.weight, wanted, model.numerics), len(chosen)
 
 
 def balance_loss(routing: Routing, valid_BT: Tensor) -> Tensor:
@@ -137,7 +144,10 @@ def expert_load(routing: Routing, valid_BT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def move_biases(biases: dict[int, Tensor], load: dict[int, Tensor], speed: float) -> None:
-    """Auxiliary-loss-free balancing: overloaded experts lose bias, starved ones gain it."""
-    for layer, bias in biases.items():
-        counts = load[layer].float()
+    """Auxiliary-loss-free balancing: overloaded experts lose bias, starved ones gain it.
+
+    Layers without a load (those of an MTP block that is not trained yet) stay as they are.
+    """
+    for layer in biases.keys() & load.keys():
+        bias, counts = biases[layer], load[layer].float()
         bias += speed * torch.sign(counts.mean() - counts)

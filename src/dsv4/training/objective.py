@@ -21,7 +21,8 @@ Example: the smallest objective, next-token loss over one endless batch.
         def __init__(self, model, batch): self.model, self.batch = model, batch
         def next(self, position, step): return [self.batch], position
         def loss(self, batch, batches, step):
-            summed, count = cross_entropy(self.model(batch.ids_BT).logits_BTV, batch, ahead=1)
+            features = self.model.features(batch.ids_BT)
+            summed, count = cross_entropy(self.model, features, batch, ahead=1)
             return Loss(summed / count, {"loss": (float(summed), count)}, batch.tokens)
 
     Trainer(model, config, Overfit(model, batch), LoopSettings(out, Schedule(100))).run()

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from dsv4 import parallel
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
-from dsv4.training.adam import AdamW, RowAdam
+from dsv4.training.adam import EPSILON, AdamW, RowAdam
 from dsv4.training.balanced import BalancedMomentum
 from dsv4.training.muon import Muon
 
@@ -44,15 +44,15 @@ class OptimizerSettings:
     """Who trains what.
 
     matrices: optimiser of the layers' matrices; `adamw` is there to compare with. tables:
-    optimiser of Engram tables. muon_dtype: of Muon's products. eps: of AdamW; V4's lets the
-    smallest gradient move a weight as far as a large one.
+    optimiser of Engram tables. eps: of AdamW; V4's lets every gradient move the weights as far,
+    however small it is. muon_dtype: of Muon's products.
     """
 
     matrices: Literal["muon", "adamw"] = "muon"
     tables: Literal["adam", "balanced"] = "adam"
     weight_decay: float = 0.1
+    eps: float = EPSILON
     muon_dtype: torch.dtype = torch.float32
-    eps: float = 1e-20
 
 
 class Optimizer:

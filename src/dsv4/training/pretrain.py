@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from dsv4.data.batches import Batch, Batches, Mix, Position
 from dsv4.data.corpora import Source, read
 from dsv4.data.shards import Shard, build_shards, digest
@@ -14,6 +16,7 @@ from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
+from dsv4.model.weights import set_weight
 from dsv4.training.config import RunConfig, TrainConfig
 from dsv4.training.initial import Status, initial_model
 from dsv4.training.language import LanguageObjective, Stream
@@ -66,6 +69,9 @@ def train(
     )
     held = shards(config.heldout, config.heldout_folder or config.corpora, "heldout")
     model = initial_model(config.model, config.init, config.seed, status)
+    if model.ngrams is not None:
+        canonical = tokenizer.canonical_ids(config.model.vocab_size)
+        set_weight(model, "ngrams.token_map", torch.tensor(canonical))
     return train_on(model, mix, held, config, report, status)
 
 

@@ -1,6 +1,6 @@
 """Which experts tokens go to, recorded in one pass and used in another.
 
-Anticipatory routing (`anticipation`) and the replay of a rollout's routing in RL are this.
+For anticipatory routing (`anticipation`), which has to reach into whatever an objective computes.
 Hash layers are left out: their experts follow from the ids.
 
 Shapes: N tokens of a micro-batch, K experts per token.
@@ -9,6 +9,7 @@ Shapes: N tokens of a micro-batch, K experts per token.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,10 +53,17 @@ def given_routing(model: nn.Module, route: Sequence[Tensor]) -> Iterator[None]:
     if len(gates) > len(route):
         gates = routers(model.get_submodule("layers"))
     assert len(gates) == len(route), "a route has one entry for every router that chooses"
-    for gate, experts_NK in zip(gates, route, strict=True):
-        gate.given_NK = experts_NK
+
+    def give(experts_NK: Tensor, gate: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x_ND, ids_N, numerics, *_ = args
+        return x_ND, ids_N, numerics, experts_NK
+
+    hooks = [
+        gate.register_forward_pre_hook(functools.partial(give, experts_NK))
+        for gate, experts_NK in zip(gates, route, strict=True)
+    ]
     try:
         yield
     finally:
-        for gate in gates:
-            gate.given_NK = None
+        for hook in hooks:
+            hook.remove()

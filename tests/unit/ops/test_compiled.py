@@ -14,9 +14,10 @@ from dsv4.numerics.policy import BF16, EXACT
 from dsv4.ops.compiled import attention as blocked
 from dsv4.ops.compiled import compiled_ops, compiling
 from dsv4.ops.compiled import hyper as streams_of
+from dsv4.ops.compiled import loss as compiled_loss
 from dsv4.ops.compiled import moe as sorted_moe
 from dsv4.ops.compiled import primitives as pooled
-from dsv4.ops.reference import attention, compressor, hyper, moe
+from dsv4.ops.reference import attention, compressor, hyper, loss, moe
 from dsv4.presets import preset
 
 
@@ -106,6 +107,23 @@ def test_expansion_and_pooling():
     ours = pooled.pool_overlapping(values, gates, ape, has_previous=False)
     theirs = compressor.pool_overlapping(values, gates, ape, has_previous=False)
     assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 1023, 1024, 2500])
+def test_the_loss_in_pieces_has_the_value_and_gradients_of_the_whole(tokens):
+    x, head = draw(tokens, 32), draw(96, 32, seed=1)
+    wanted = torch.randint(0, 96, (tokens,), generator=torch.Generator().manual_seed(2))
+
+    def run(function):
+        inputs = [x.clone().requires_grad_(), head.clone().requires_grad_()]
+        loss = function(*inputs, wanted, EXACT)
+        (0.37 * loss / tokens).backward()
+        return loss.detach(), *(i.grad for i in inputs)
+
+    (ours, dx, dw), (theirs, want_dx, want_dw) = run(compiled_loss.head_loss), run(loss.head_loss)
+    assert ours == pytest.approx(float(theirs), rel=2e-3)
+    assert (dx - want_dx).norm() < 1e-2 * want_dx.norm()
+    assert (dw - want_dw).norm() < 1e-2 * want_dw.norm()
 
 
 def test_a_whole_model_has_the_same_loss_and_gradients():

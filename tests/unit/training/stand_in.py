@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from dsv4.numerics.policy import EXACT
 from dsv4.presets import preset
 
 CONFIG = replace(preset("tiny"), vocab_size=64, hidden_size=32, num_hidden_layers=1,
@@ -19,8 +20,8 @@ class Routing:
 
 
 @dataclass(frozen=True)
-class Output:
-    logits_BTV: torch.Tensor
+class Features:
+    x_BTD: torch.Tensor
     streams_BTSD: torch.Tensor
     routing: tuple[Routing, ...]
 
@@ -55,11 +56,12 @@ class Bigram(nn.Module):
         self.layers = nn.ModuleList([Layer()])
         self.mtp = nn.ModuleList([Layer()])
         self.head = nn.Linear(32, 64, bias=False)
+        self.numerics = EXACT
 
-    def forward(self, ids_BT):
+    def features(self, ids_BT):
         x, routing = self.layers[0](self.embed(ids_BT))
-        return Output(self.head(x), x[:, :, None], (routing,))
+        return Features(x, x[:, :, None], (routing,))
 
-    def predict_next(self, streams_BTSD, next_ids_BT):
+    def next_features(self, streams_BTSD, next_ids_BT):
         x, routing = self.mtp[0](streams_BTSD[:, :, 0] + self.embed(next_ids_BT))
-        return Output(self.head(x), streams_BTSD, (routing,))
+        return Features(x, streams_BTSD, (routing,))

@@ -9,7 +9,7 @@ import torch
 from tests.unit.training.toy_policy import STOP, LikesEven, share_of_even, tiny
 
 from dsv4.errors import UsageError
-from dsv4.training import checkpoint
+from dsv4.training.checkpoint import Folder
 from dsv4.training.grpo import Clip
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import LoopSettings, Trainer
@@ -93,8 +93,8 @@ def test_a_run_cut_within_a_batch_goes_on_to_the_same_numbers(tmp_path):
     assert again.resume() and again.step == 1
     assert again.run()
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    ends = [checkpoint.find(tmp_path / name / "checkpoints")[-1] for name in ("cut", "whole")]
-    assert len({(end / "model.safetensors").read_bytes() for end in ends}) == 1
+    ends = [Folder(tmp_path / name / "checkpoints").all()[-1] for name in ("cut", "whole")]
+    assert len({(end / "weights-00001.safetensors").read_bytes() for end in ends}) == 1
 
 
 def test_every_answer_is_written_for_people(tmp_path):

@@ -6,8 +6,8 @@ from tests.unit.training.toy_policy import STOP, tiny
 
 from dsv4.training.answers import collate, hidden_states
 from dsv4.training.rollout import Actor, Ask
-from dsv4.training.routing import given_routing
 from dsv4.training.rounding import released_formats, rounded_weights
+from dsv4.training.routing import given_routing
 
 ASKS = [Ask(tuple(range(3, 3 + n)), 12, seed) for n, seed in ((5, 0), (5, 1), (9, 2), (40, 3))]
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from dsv4.config import CSA, HCA, SWA, preset
+from dsv4.config import CSA, HCA, SWA
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
+from dsv4.presets import preset
 from dsv4.training.questions import Question
 
 STOP = 1

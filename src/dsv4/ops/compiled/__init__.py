@@ -16,7 +16,7 @@ from typing import Any
 
 from dsv4 import ops
 from dsv4.numerics.policy import BF16, Numerics
-from dsv4.ops.compiled import attention, hyper, moe, primitives
+from dsv4.ops.compiled import attention, engram, hyper, loss, moe, primitives
 
 BACKEND = "compiled"
 
@@ -36,8 +36,18 @@ _OWN: tuple[Callable[..., Any], ...] = (
     hyper.expand,
     moe.mixture,
     moe.swiglu,
+    engram.engram_gate,
+    loss.head_loss,
 )
-_AS_REFERENCE = ("hadamard", "select", "affinities", "top_experts", "routing_weights")
+_AS_REFERENCE = (
+    "hadamard",
+    "select",
+    "affinities",
+    "top_experts",
+    "routing_weights",
+    "ngram_rows",
+    "engram_conv",
+)
 
 
 @contextlib.contextmanager

@@ -70,17 +70,19 @@ def distill(
     teachers = _teachers(teacher, weight or [])
     material: RolloutConfig | Texts
     if corpora is not None or files:
-        material = _texts(corpora, files or [], max_length, seed)
+        material = _texts(corpora, files or [], seed)
     else:
-        material = _rollouts(teachers, task or [], prompts, limit or [], context, seed)
+        material = _rollouts(teachers, task or [], prompts, limit or [], context)
     config = DistillConfig(
-        folder,
-        out,
-        teachers,
-        material,
-        Schedule(steps=steps, lr=rate, warmup=min(5, steps), decay=0.2),
-        batch_tokens,
-        quantise,
+        init=folder,
+        out=out,
+        teachers=teachers,
+        material=material,
+        schedule=Schedule(steps=steps, lr=rate, warmup=min(5, steps), decay=0.2),
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        quantise_from=0.0 if quantise else 1.0,
+        seed=seed,
         max_minutes=max_minutes,
     )
     with following(steps, "loss", "score", "length", "truncated") as report:
@@ -122,7 +124,6 @@ def _rollouts(
     prompts: int,
     limits: list[str],
     context: int,
-    seed: int,
 ) -> RolloutConfig:
     from dsv4.errors import UsageError
     from dsv4.training.rollout_config import RolloutConfig
@@ -132,10 +133,10 @@ def _rollouts(
     kinds = kinds or tuple(kind for teacher in teachers for kind in teacher.domains)
     if not kinds:
         raise UsageError("there is nothing to answer", "give --task, or tasks with the teachers")
-    return RolloutConfig(kinds, prompts, 1, parse_limits(limits), context, seed)
+    return RolloutConfig(kinds, prompts, 1, parse_limits(limits), context)
 
 
-def _texts(corpora: Path | None, files: list[str], max_length: int, seed: int) -> Texts:
+def _texts(corpora: Path | None, files: list[str], seed: int) -> Texts:
     from dsv4.data.corpora import Source
     from dsv4.errors import UsageError
     from dsv4.training.distill_run import Texts
@@ -147,4 +148,4 @@ def _texts(corpora: Path | None, files: list[str], max_length: int, seed: int) -
         pattern, _, count = text.partition("=")
         number = int(count) if count.isdecimal() else 0
         sources.append(Source(f"source-{i}", pattern, 1.0, "not stated", count=number, seed=seed))
-    return Texts(tuple(sources), corpora, max_length, seed)
+    return Texts(tuple(sources), corpora)

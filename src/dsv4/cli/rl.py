@@ -70,16 +70,17 @@ def rl(
         group,
         parse_limits(limit or ()),
         context,
-        seed,
     )
     clip = Clip(clip_low, clip_high, beta, delta)
     config = RlConfig(
-        folder,
-        out,
-        rollouts,
-        Schedule(steps=steps, lr=rate, warmup=min(5, steps), decay=0.2),
-        GrpoSettings(updates, clip, batch_tokens, learn_truncated),
-        quantise=quantise,
+        init=folder,
+        out=out,
+        rollouts=rollouts,
+        schedule=Schedule(steps=steps, lr=rate, warmup=min(5, steps), decay=0.2),
+        grpo=GrpoSettings(updates, clip, learn_truncated),
+        batch_tokens=batch_tokens,
+        quantise_from=0.0 if quantise else 1.0,
+        seed=seed,
         max_minutes=max_minutes,
     )
     with following(steps, "reward", "score", "length", "truncated", "kl", "entropy") as report:

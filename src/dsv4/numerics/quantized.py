@@ -199,21 +199,27 @@ def quantize(x: Tensor, format: Format) -> QuantizedTensor:
 def settled(q: QuantizedTensor) -> Tensor:
     """A float32 weight that `quantize` rounds to `q`, and still does after small changes.
 
-    The stored values themselves are a poor start for training: where the largest of a block is
+    The stored values themselves are a poor start for training. Where the largest of a block is
     the largest code there is, the least growth doubles the block's scale, and all its values are
-    rounded anew to half as many steps. Such values are moved to the middle of what rounds to
-    that code without being out of range. (With float32 scales, which grow no more than the
-    value does, nothing is moved.)
+    rounded anew to half as many steps; where it is half of that, its scale is halved. Such values
+    are moved to the middle of what rounds to their code under this scale. (With float32 scales,
+    which grow no more than the value does, nothing is moved.)
     """
     values = q.dequantize()
     if q.format.scale == torch.float32:
         return values
-    top, below = (6.0, 4.0) if q.format.element == "e2m1" else (448.0, 416.0)
-    largest = torch.ones_like(values)
-    height, width = q.format.block
-    _multiply_blocks(largest, q.scales().repeat_interleave(height, 0)[: q.shape[0]], width)
-    middle = ((top + below) / 2 + top) / 2
-    return torch.where(values.abs() == top * largest, values * (middle / top), values)
+    (height, width), (rows, _) = q.format.block, q.shape
+    largest = _block_max(values, q.format.block) / q.scales()
+    factor = torch.ones_like(largest)
+    # (code, the middle of what rounds to it): e2m1 goes 3 4 6, e4m3 224 240 and 416 448.
+    e2m1 = q.format.element == "e2m1"
+    for code, middle in ((6, 5.5), (3, 3.25)) if e2m1 else ((448, 440), (224, 228)):
+        factor = torch.where(largest == code, middle / code, factor)
+    spread, ones = torch.ones_like(values), largest.repeat_interleave(height, 0)[:rows]
+    _multiply_blocks(spread, ones * q.scales().repeat_interleave(height, 0)[:rows], width)
+    moved = values.clone()
+    _multiply_blocks(moved, factor.repeat_interleave(height, 0)[:rows], width)
+    return torch.where(values.abs() == spread, moved, values)
 
 
 def repack_fp4_to_fp8(q: QuantizedTensor) -> QuantizedTensor:

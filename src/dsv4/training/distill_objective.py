@@ -42,6 +42,9 @@ class _Distillation(Objective[Lesson]):
         self._model = model
         self._rated: list[Rated] = []  # answers of the step under way, if there are any
 
+    def _lesson(self, answers: Answers, teacher: Teacher, tokens: int) -> Lesson:
+        return Lesson(answers, teacher, teacher.hidden(answers, self._model.numerics), tokens)
+
     def loss(self, batch: Lesson, batches: Sequence[Lesson], step: int) -> Loss:
         model, device = self._model, self._model.head.weight.device
         answers = batch.answers.to(device)
@@ -51,7 +54,7 @@ class _Distillation(Objective[Lesson]):
             x_MD,
             model.head.weight,
             batch.hidden_ME.to(device),
-            batch.teacher.head_VE.to(device),
+            batch.teacher.head_VE,
         )
         positions = sum(lesson.answers.drawn for lesson in batches)
         summed, count = float(kl_M.detach().sum()), float(answers.drawn)
@@ -61,7 +64,7 @@ class _Distillation(Objective[Lesson]):
         }
         if batch is batches[0]:
             sums |= outcomes(self._rated)
-        return Loss(config.weight * kl_M.sum() / positions, sums, batch.tokens)
+        return Loss(config.weight * kl_M.sum() / max(positions, 1), sums, batch.tokens)
 
 
 class OnPolicy(_Distillation):
@@ -96,7 +99,7 @@ class OnPolicy(_Distillation):
             for samples in micro_batches(own, self._batch_tokens):
                 answers = collate(samples)
                 tokens = sum(len(sample.ids) for sample in samples)
-                yield Lesson(answers, teacher, teacher.hidden(answers), tokens)
+                yield self._lesson(answers, teacher, tokens)
 
     def _teacher(self, kind: str) -> Teacher:
         """The first that names the kind, else the first that names nothing."""
@@ -118,4 +121,4 @@ class OffPolicy(_Distillation):
     def next(self, position: Position, step: int) -> tuple[list[Lesson], Position]:
         batch, after = self._batches.next(position)
         answers = from_batch(batch)
-        return [Lesson(answers, self._teacher, self._teacher.hidden(answers), batch.tokens)], after
+        return [self._lesson(answers, self._teacher, batch.tokens)], after

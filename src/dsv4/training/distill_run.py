@@ -12,45 +12,43 @@ from dsv4.data.shards import build_shards, digest
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
+from dsv4.training.config import RunConfig
 from dsv4.training.distill_objective import OffPolicy, OnPolicy
-from dsv4.training.loop import LoopSettings, Report, Trainer
+from dsv4.training.loop import Trainer
+from dsv4.training.metrics import Report
 from dsv4.training.objective import Objective
+from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.policy import OPTIMIZER, load_policy
+from dsv4.training.precision import training_form
 from dsv4.training.pretrain import Status, Trained
 from dsv4.training.rollout_config import RolloutConfig
-from dsv4.training.schedule import Schedule
 from dsv4.training.teacher import Teacher, TeacherConfig
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents to learn from off policy: sources below a folder, rows of at most max_length."""
+    """Documents to learn from off policy: sources, and the folder their files are in."""
 
     sources: tuple[Source, ...]
     corpora: Path
-    max_length: int = 512
-    seed: int = 0
 
 
-@dataclass(frozen=True)
-class DistillConfig:
-    """One run. `student`: folder to start from. `out`: run folder.
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(RunConfig):
+    """One run. init: folder of the student.
 
-    material: how the student is sampled, or texts; texts have one teacher.
-    batch_tokens: ids of a micro-batch, with padding. quantise: as in `RlConfig`. The other fields
-    as in `LoopSettings`.
+    material: how the student is sampled, or texts; texts have one teacher. quantise_from: as in
+    `RlConfig`.
     """
 
-    student: Path
-    out: Path
+    init: Path
     teachers: tuple[TeacherConfig, ...]
     material: RolloutConfig | Texts
-    schedule: Schedule
     batch_tokens: int = 4096
-    quantise: bool = True
-    clip: float = 1.0
+    optimizer: OptimizerSettings = OPTIMIZER
+    bias_speed: float = 0.0
+    quantise_from: float = 0.0
     checkpoint_every: int = 10
-    max_minutes: float | None = None
 
     def __post_init__(self) -> None:
         if not self.teachers:
@@ -73,34 +71,29 @@ def train_distill(
     Raises ConfigError, CheckpointError and EncodingError for folders that are no sound models
     with a vocabulary, UsageError for vocabularies that differ and questions without a teacher.
     """
-    model = load_policy(config.student, quantise=config.quantise)
-    teachers = [Teacher(teacher, config.student) for teacher in config.teachers]
-    settings = LoopSettings(
-        out=config.out,
-        schedule=config.schedule,
-        optimizer=OPTIMIZER,
-        clip=config.clip,
-        bias_speed=0.0,
-        quantise_from=0.0 if config.quantise else 1.0,
-        checkpoint_every=config.checkpoint_every,
-        max_minutes=config.max_minutes,
-    )
-    objective = _objective(config, model, teachers, status)
-    trainer = Trainer(model, model.config, objective, settings)
-    if trainer.resume():
-        status(f"resuming after step {trainer.step}")
-    finished = trainer.run(report)
+    model = load_policy(config.init, quantise=config.quantise_from == 0)
+    with training_form(model, config.precision, device=config.device, recompute=config.recompute):
+        teachers = [Teacher(teacher, config.init, config.device) for teacher in config.teachers]
+        objective = _objective(config, model, teachers, status)
+        trainer = Trainer(model, model.config, objective, config.loop())
+        if trainer.resume():
+            status(f"resuming after step {trainer.step}")
+        finished = trainer.run(report)
     return Trained(model, trainer.step, finished)
 
 
 def _objective(
     config: DistillConfig, model: Transformer, teachers: list[Teacher], status: Status
 ) -> Objective[Any]:
-    tokenizer = Tokenizer.from_folder(config.student, model.config.vocab_size)
+    tokenizer = Tokenizer.from_folder(config.init, model.config.vocab_size)
     material = config.material
     if isinstance(material, RolloutConfig):
         source = material.source(
-            model, tokenizer, quantised=config.quantise, log=config.out / "rollouts"
+            model,
+            tokenizer,
+            quantised=config.quantise_from == 0,
+            seed=config.seed,
+            log=config.out / "rollouts",
         )
         return OnPolicy(model, source, teachers, config.batch_tokens)
     shards = build_shards(
@@ -109,14 +102,14 @@ def _objective(
         tokenizer,
         model.config.vocab_size,
         config.out / "shards",
-        version=digest(config.student / "tokenizer.json"),
+        version=digest(config.init / "tokenizer.json"),
         progress=lambda source, count: status(f"{source}: {count} documents"),
     )
     epochs = tuple(source.epochs for source in material.sources)
     batches = Batches(
         Mix(tuple(shards), epochs, masked=True),
         batch_tokens=config.batch_tokens,
-        max_length=material.max_length,
-        seed=material.seed,
+        max_length=config.max_length,
+        seed=config.seed,
     )
     return OffPolicy(model, batches, teachers[0])

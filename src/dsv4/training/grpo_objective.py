@@ -26,13 +26,12 @@ from dsv4.training.routing import Route
 
 @dataclass(frozen=True, slots=True)
 class GrpoSettings:
-    """updates: optimizer steps that a sampled batch is dealt to. batch_tokens: ids of a
-    micro-batch, with padding. learn_truncated: an answer that its limit cut off counts as the
-    grader says; else it counts in the mean of its group only and teaches nothing itself."""
+    """updates: optimizer steps that a sampled batch is dealt to. learn_truncated: an answer that
+    its limit cut off counts as the grader says; else it counts in the mean of its group only and
+    teaches nothing itself."""
 
     updates: int = 1
     clip: Clip = field(default_factory=Clip)
-    batch_tokens: int = 4096
     learn_truncated: bool = True
 
 
@@ -48,7 +47,8 @@ class GrpoObjective(Objective[RatedBatch]):
     """Trains a policy on questions.
 
     Answers go through the experts they were sampled by. reference: the model that the KL term
-    holds the policy to; needed if `clip.beta` is not 0.
+    holds the policy to; needed if `clip.beta` is not 0. batch_tokens: ids of a micro-batch, with
+    padding.
     Raises UsageError for more updates than prompts and for groups of one.
     """
 
@@ -58,6 +58,8 @@ class GrpoObjective(Objective[RatedBatch]):
         source: RolloutSource,
         settings: GrpoSettings,
         reference: Transformer | None = None,
+        *,
+        batch_tokens: int = 4096,
     ) -> None:
         assert (reference is not None) == (settings.clip.beta > 0)
         if not 1 <= settings.updates <= source.prompts:
@@ -68,6 +70,7 @@ class GrpoObjective(Objective[RatedBatch]):
             raise UsageError(f"a group of {source.group} answers", "2 or more: they are compared")
         self._model, self._source = model, source
         self._settings, self._reference = settings, reference
+        self._batch_tokens = batch_tokens
         self._rated: list[Rated] = []  # of the batch under way, group after group
         self._step: list[Rated] = []  # of the optimizer step under way
 
@@ -146,5 +149,5 @@ class GrpoObjective(Objective[RatedBatch]):
         by_sample = {id(r.sample): r for r in teaching}
         return [
             RatedBatch(collate(samples), tuple(by_sample[id(sample)] for sample in samples))
-            for samples in micro_batches([r.sample for r in teaching], self._settings.batch_tokens)
+            for samples in micro_batches([r.sample for r in teaching], self._batch_tokens)
         ]

@@ -6,31 +6,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.training.config import RunConfig
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
-from dsv4.training.loop import LoopSettings, Report, Trainer
+from dsv4.training.loop import Trainer
+from dsv4.training.metrics import Report
+from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.policy import OPTIMIZER, freeze_routers, load_policy
+from dsv4.training.precision import training_form
 from dsv4.training.pretrain import Status, Trained
 from dsv4.training.rollout_config import RolloutConfig
-from dsv4.training.schedule import Schedule
 
 
-@dataclass(frozen=True)
-class RlConfig:
-    """One run. `model`: folder to start from, and the reference. `out`: run folder.
+@dataclass(frozen=True, kw_only=True)
+class RlConfig(RunConfig):
+    """One run. init: model folder to start from, which the KL term holds the policy to.
 
-    quantise: train and sample with weights rounded to the formats the folder will have, so that
-    the exported model is the trained one. The other fields as in `LoopSettings`.
+    quantise_from 0 trains, and samples, with weights rounded to the formats the folder will have,
+    so that the exported model is the trained one; 1 does neither.
     """
 
-    model: Path
-    out: Path
+    init: Path
     rollouts: RolloutConfig
-    schedule: Schedule
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
-    quantise: bool = True
-    clip: float = 1.0
+    batch_tokens: int = 4096
+    optimizer: OptimizerSettings = OPTIMIZER
+    bias_speed: float = 0.0
+    quantise_from: float = 0.0
     checkpoint_every: int = 10
-    max_minutes: float | None = None
 
 
 def train_rl(
@@ -44,28 +46,23 @@ def train_rl(
     Raises ConfigError, CheckpointError and EncodingError for a folder that is not a sound model
     with a vocabulary, UsageError for unknown tasks and settings out of range.
     """
-    model = load_policy(config.model, quantise=config.quantise)
+    quantised = config.quantise_from == 0
+    model = load_policy(config.init, quantise=quantised)
     freeze_routers(model)
-    tokenizer = Tokenizer.from_folder(config.model, model.config.vocab_size)
+    tokenizer = Tokenizer.from_folder(config.init, model.config.vocab_size)
     source = config.rollouts.source(
-        model, tokenizer, quantised=config.quantise, log=config.out / "rollouts"
+        model, tokenizer, quantised=quantised, seed=config.seed, log=config.out / "rollouts"
     )
-    reference = None
-    if config.grpo.clip.beta:
-        reference = load_policy(config.model, quantise=False).requires_grad_(False)
-    objective = GrpoObjective(model, source, config.grpo, reference)
-    settings = LoopSettings(
-        out=config.out,
-        schedule=config.schedule,
-        optimizer=OPTIMIZER,
-        clip=config.clip,
-        bias_speed=0.0,
-        quantise_from=0.0 if config.quantise else 1.0,
-        checkpoint_every=config.checkpoint_every,
-        max_minutes=config.max_minutes,
-    )
-    trainer = Trainer(model, model.config, objective, settings)
-    if trainer.resume():
-        status(f"resuming after step {trainer.step}")
-    finished = trainer.run(report)
+    with training_form(model, config.precision, device=config.device, recompute=config.recompute):
+        reference = None
+        if config.grpo.clip.beta:
+            reference = load_policy(config.init, quantise=False).requires_grad_(False)
+            reference.to(config.device).numerics = model.numerics
+        objective = GrpoObjective(
+            model, source, config.grpo, reference, batch_tokens=config.batch_tokens
+        )
+        trainer = Trainer(model, model.config, objective, config.loop())
+        if trainer.resume():
+            status(f"resuming after step {trainer.step}")
+        finished = trainer.run(report)
     return Trained(model, trainer.step, finished)

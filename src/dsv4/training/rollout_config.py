@@ -30,14 +30,13 @@ class RolloutConfig:
     group: int = 8
     limits: Mapping[Effort, Limit] = field(default_factory=lambda: LIMITS)
     context: int = 2048
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.prompts, self.group, self.context) < 1:
             raise UsageError("prompts, answers to each and context are at least 1")
 
     def source(
-        self, model: Transformer, tokenizer: Tokenizer, *, quantised: bool, log: Path
+        self, model: Transformer, tokenizer: Tokenizer, *, quantised: bool, seed: int, log: Path
     ) -> RolloutSource:
         """Batches of answers of `model`. quantised: with weights in their released formats."""
         formats = released_formats(model.config) if quantised else {}
@@ -48,5 +47,5 @@ class RolloutConfig:
             self.prompts,
             self.group,
             log,
-            self.seed,
+            seed,
         )

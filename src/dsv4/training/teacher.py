@@ -1,8 +1,8 @@
 """Teachers: models that say what should have been more likely.
 
 A teacher reads samples once and leaves the inputs of its head, [M, E] instead of [M, V]: logits are
-rebuilt from them when they are needed. Its weights stay in their mapped files, decoded as they
-are used, so many teachers need little memory.
+rebuilt from them when they are needed. On the CPU the weights of a large one stay in their mapped
+files, decoded as they are used, so many teachers need little memory.
 
 Shapes: M positions, E hidden channels of the teacher, V vocabulary.
 """
@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 
 from dsv4 import checkpoint
+from dsv4.chat.model import EXPAND_BELOW
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
+from dsv4.model.cost import parameters
 from dsv4.model.transformer import Transformer
+from dsv4.model.weights import expand_quantized
+from dsv4.numerics.policy import Numerics
 from dsv4.training.answers import Answers, hidden_states
 from dsv4.training.task_questions import Kind
 
@@ -50,11 +54,14 @@ class TeacherConfig:
 class Teacher:
     """A loaded teacher of a student's vocabulary."""
 
-    def __init__(self, config: TeacherConfig, student: Path) -> None:
-        """Raises CheckpointError for an unsound folder, UsageError for another vocabulary than the
-        student's."""
+    def __init__(self, config: TeacherConfig, student: Path, device: str = "cpu") -> None:
+        """student: its folder. Raises CheckpointError for an unsound folder, UsageError for another
+        vocabulary than the student's."""
         self.config = config
         self._model: Transformer = checkpoint.load(config.folder)
+        if device != "cpu" or parameters(self._model.config).total < EXPAND_BELOW:
+            expand_quantized(self._model)
+        self._model.to(device)
         if _vocabulary(student) != _vocabulary(config.folder):
             raise UsageError(
                 f"teacher {config.name} has another vocabulary than the student",
@@ -66,9 +73,11 @@ class Teacher:
         return self._model.head.weight
 
     @torch.no_grad()
-    def hidden(self, answers: Answers) -> Tensor:
-        """The head's inputs where each drawn id is predicted, `[M, E]`."""
-        return hidden_states(self._model, answers)
+    def hidden(self, answers: Answers, numerics: Numerics) -> Tensor:
+        """The head's inputs where each drawn id is predicted, `[M, E]`, computed as the student
+        computes."""
+        self._model.numerics = numerics
+        return hidden_states(self._model, answers.to(self.head_VE.device))
 
 
 def _vocabulary(folder: Path) -> list[bytes]:

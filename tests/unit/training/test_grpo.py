@@ -29,11 +29,11 @@ def make(out, steps, *, beta=0.0, lr=2e-3, prompts=4, group=8, **values):
         Actor(model, frozenset({STOP}), {}), LikesEven(max_tokens=3), prompts, group,
         out / "rollouts",
     )  # fmt: skip
-    settings = GrpoSettings(clip=Clip(beta=beta), batch_tokens=512, **values)
-    objective = GrpoObjective(model, source, settings, tiny() if beta else None)
+    settings = GrpoSettings(clip=Clip(beta=beta), **values)
+    objective = GrpoObjective(model, source, settings, tiny() if beta else None, batch_tokens=512)
     schedule = Schedule(steps=steps, lr=lr, warmup=1, decay=0.0)
     loop = LoopSettings(
-        out, schedule, OptimizerSettings("adamw", weight_decay=0.0, eps=1e-8), checkpoint_every=1
+        out, schedule, OptimizerSettings("adamw", weight_decay=0.0, eps=1e-8), checkpoint_every=50
     )
     return Trainer(model, model.config, objective, loop)
 

@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsv4.cli.options import ModelArgument
+from dsv4.cli.training import (
+    BatchTokens,
+    CheckpointEvery,
+    Device,
+    MaxMinutes,
+    PieceMib,
+    PrecisionName,
+    Recompute,
+    Seed,
+)
 
 if TYPE_CHECKING:
     from dsv4.training.distill_run import Texts
@@ -47,11 +57,14 @@ def distill(
     quantise: Annotated[
         bool, typer.Option(help="Train and sample with weights in their released formats.")
     ] = True,
-    batch_tokens: Annotated[int, typer.Option(help="Ids of a micro-batch.", min=16)] = 4096,
-    seed: Annotated[int, typer.Option(help="Seed of questions, answers and order.")] = 0,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="Save and stop after this long.", min=0)
-    ] = None,
+    batch_tokens: BatchTokens = 4096,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    device: Device = None,
+    recompute: Recompute = False,
+    checkpoint_every: CheckpointEvery = None,
+    piece_mib: PieceMib = None,
+    max_minutes: MaxMinutes = None,
 ) -> None:
     """Train a student towards its teachers' distributions over the whole vocabulary.
 
@@ -61,8 +74,7 @@ def distill(
     finished run leaves the student in OUT/model, in the released layout.
     """
     from dsv4 import locate
-    from dsv4.cli.console import note
-    from dsv4.cli.training import finish, following
+    from dsv4.cli.training import finish, following, tell, with_options
     from dsv4.training.distill_run import DistillConfig, train_distill
     from dsv4.training.schedule import Schedule
 
@@ -83,10 +95,12 @@ def distill(
         max_length=max_length,
         quantise_from=0.0 if quantise else 1.0,
         seed=seed,
-        max_minutes=max_minutes,
+    )
+    config = with_options(
+        config, precision, device, recompute, checkpoint_every, piece_mib, max_minutes
     )
     with following(steps, "loss", "score", "length", "truncated") as report:
-        trained = train_distill(config, report=report, status=note)
+        trained = train_distill(config, report=report, status=tell)
     finish(trained, steps, out / "model", folder)
 
 

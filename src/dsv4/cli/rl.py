@@ -8,6 +8,16 @@ from typing import Annotated
 import typer
 
 from dsv4.cli.options import ModelArgument
+from dsv4.cli.training import (
+    BatchTokens,
+    CheckpointEvery,
+    Device,
+    MaxMinutes,
+    PieceMib,
+    PrecisionName,
+    Recompute,
+    Seed,
+)
 
 
 def rl(
@@ -41,11 +51,14 @@ def rl(
     quantise: Annotated[
         bool, typer.Option(help="Train and sample with weights in their released formats.")
     ] = True,
-    batch_tokens: Annotated[int, typer.Option(help="Ids of a micro-batch.", min=16)] = 4096,
-    seed: Annotated[int, typer.Option(help="Seed of questions and answers.")] = 0,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="Save and stop after this long.", min=0)
-    ] = None,
+    batch_tokens: BatchTokens = 4096,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    device: Device = None,
+    recompute: Recompute = False,
+    checkpoint_every: CheckpointEvery = None,
+    piece_mib: PieceMib = None,
+    max_minutes: MaxMinutes = None,
 ) -> None:
     """Train a model on graded tasks with GRPO.
 
@@ -54,8 +67,7 @@ def rl(
     leaves the model in OUT/model, in the released layout.
     """
     from dsv4 import locate
-    from dsv4.cli.console import note
-    from dsv4.cli.training import finish, following
+    from dsv4.cli.training import finish, following, tell, with_options
     from dsv4.training.grpo import Clip
     from dsv4.training.grpo_objective import GrpoSettings
     from dsv4.training.rl import RlConfig, train_rl
@@ -81,8 +93,10 @@ def rl(
         batch_tokens=batch_tokens,
         quantise_from=0.0 if quantise else 1.0,
         seed=seed,
-        max_minutes=max_minutes,
+    )
+    config = with_options(
+        config, precision, device, recompute, checkpoint_every, piece_mib, max_minutes
     )
     with following(steps, "reward", "score", "length", "truncated", "kl", "entropy") as report:
-        trained = train_rl(config, report=report, status=note)
+        trained = train_rl(config, report=report, status=tell)
     finish(trained, steps, out / "model", folder)

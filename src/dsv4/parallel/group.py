@@ -6,9 +6,39 @@ as `torch.distributed.fsdp.fully_shard` leaves parameters. Ordinary tensors are 
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the processes that torchrun started, if it started this one, inside a `with` block."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """Have the first process do what is inside a `with` block before the others: what it leaves
+    on the disk they find."""
+    if rank():
+        wait()
+    yield
+    if not rank():
+        wait()
 
 
 def size() -> int:
@@ -78,6 +108,17 @@ def hand_out(values: Tensor | None, *, like: Tensor, owner: int) -> Tensor:
     divided = torch.zeros_like(like)
     keep(divided, whole_values)
     return divided
+
+
+def settle(model: nn.Module) -> None:
+    """Forget gathered weights that no backward pass has dropped: they may be old by now."""
+    if alone():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _divided(tensor: Tensor) -> bool:

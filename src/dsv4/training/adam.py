@@ -38,16 +38,17 @@ class AdamW:
         """Update every tensor that has a gradient, in place."""
         fast, slow = BETAS
         for place, (name, parameter) in enumerate(self._parameters.items()):
-            gradient = parameter.grad
-            if gradient is None:
+            if parameter.grad is None:
                 continue
             self.counts[place] += 1
             count = int(self.counts[place])
-            first = self.first[name].lerp_(gradient, 1 - fast)
-            second = self.second[name].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
+            values, gradient = own_part(parameter), own_part(parameter.grad)
+            first = own_part(self.first[name]).lerp_(gradient, 1 - fast)
+            second = own_part(self.second[name]).mul_(slow)
+            second.addcmul_(gradient, gradient, value=1 - slow)
             scale = (second / (1 - slow**count)).sqrt_().add_(self._eps)
-            parameter.mul_(1 - lr * self._decay[name])
-            parameter.addcdiv_(first, scale, value=-lr / (1 - fast**count))
+            values.mul_(1 - lr * self._decay[name])
+            values.addcdiv_(first, scale, value=-lr / (1 - fast**count))
 
 
 class RowAdam:

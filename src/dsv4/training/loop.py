@@ -154,6 +154,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The objective's held-out metrics, with the weights a user would get."""
+        parallel.settle(self.model)
         with self._rounded():
             return self.objective.validate()
 
@@ -163,6 +164,7 @@ class Trainer:
         for name, parameter in self._trained.items():
             parameter.requires_grad_(self.objective.trains(name, step))
         detailed = (step + 1) % DETAILS_EVERY == 0
+        parallel.settle(self.model)
         with self._rounded(), contextlib.ExitStack() as stack:
             fetched = self._fetching.fetch(self.position, step)
             peaks = stack.enter_context(largest_activations(self.model)) if detailed else {}

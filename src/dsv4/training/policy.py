@@ -1,8 +1,7 @@
-"""A model folder as something to train further, and back into a folder."""
+"""A model folder as something to train further."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -14,9 +13,6 @@ from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight, weights
 from dsv4.numerics.quantized import QuantizedTensor, settled
 from dsv4.training.optimizer import OptimizerSettings
-
-KEPT = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-"""Files of a model folder that training does not change."""
 
 OPTIMIZER = OptimizerSettings(matrices="adamw", weight_decay=0.0, eps=1e-8)
 """Where no answer of a batch is better than another, the gradient is next to nothing, and must move
@@ -56,11 +52,3 @@ def freeze_routers(model: Transformer) -> None:
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids that end an answer, as in the chat engine: EOS, and what opens another turn."""
     return frozenset({tokenizer.eos_id, tokenizer.control_id(BOS), tokenizer.control_id(USER)})
-
-
-def save_policy(model: Transformer, folder: Path, origin: Path) -> None:
-    """Export a trained model, with the vocabulary and defaults of the folder it came from."""
-    checkpoint.export_released(model, folder, overwrite=True)
-    for name in KEPT:
-        if (origin / name).is_file():
-            shutil.copyfile(origin / name, folder / name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dsv4 import parallel
 from dsv4.data.batches import Batch, Batches, Mix, Position
 from dsv4.data.corpora import Source, read
 from dsv4.data.shards import Shard, build_shards, digest
@@ -17,6 +18,7 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight
+from dsv4.parallel.sharding import divide, gathered
 from dsv4.training.config import RunConfig, TrainConfig
 from dsv4.training.initial import Status, initial_model
 from dsv4.training.language import LanguageObjective, Stream
@@ -51,8 +53,8 @@ def train(
 
     def shards(sources: tuple[Source, ...], corpora: Path, name: str) -> tuple[Shard, ...]:
         status(f"tokenising {name}")
-        return tuple(
-            build_shards(
+        with parallel.in_turn():
+            made = build_shards(
                 sources,
                 corpora,
                 tokenizer,
@@ -61,7 +63,7 @@ def train(
                 version=digest(tokenizer_path),
                 progress=lambda source, count: status(f"{name}: {source}, {count} documents"),
             )
-        )
+        return tuple(made)
 
     mix = Mix(
         shards(config.sources, config.corpora, "shards"),
@@ -83,38 +85,51 @@ def train_on(
     report: Report,
     status: Status,
 ) -> Trained:
-    """Run (or resume) the language objective over a mix, in place."""
+    """Run (or resume) the language objective over a mix.
+
+    In one process the model is trained in place. In several (`parallel.joined`) it is divided
+    between them, and what is returned is another, whole one.
+    """
     sizes = {"batch_tokens": config.batch_tokens, "max_length": config.max_length}
     stream = Stream(mix, config.schedule, seed=config.seed, **sizes)
     validation: tuple[Batch, ...] = ()
     if heldout:
-        fixed = Batches(Mix(tuple(heldout), (1.0,) * len(heldout)), seed=0, **sizes)
+        held = Mix(tuple(heldout), (1.0,) * len(heldout), mix.masked)
+        fixed = Batches(held, seed=0, **sizes)
         count = min(config.eval_batches, fixed.per_epoch())
         validation = tuple(fixed[Position(0, i)] for i in range(count))
     form = training_form(model, config.precision, device=config.device, recompute=config.recompute)
     with form:
+        if not parallel.alone():
+            _check_divisible(config)
+            divide(model)
         objective = LanguageObjective(model, model.config, stream, config.schedule, validation)
         trainer = Trainer(model, model.config, objective, config.loop())
         if trainer.resume():
             status(f"resuming after step {trainer.step}")
         finished = trainer.run(report)
+        if not parallel.alone():
+            model = gathered(model)
     return Trained(model, trainer.step, finished)
+
+
+def _check_divisible(config: RunConfig) -> None:
+    """Raise UsageError for what several processes can not do together."""
+    schedule, apart = config.schedule, "make it a run of its own and go on from it with `init`"
+    if schedule.indexer_steps or 0 < schedule.dense < 1:
+        raise UsageError("phases of the indexer need a run of one process", apart)
+    if config.quantise_from < 1:
+        raise UsageError("rounded weights need a run of one process", apart)
+    if config.optimizer.tables == "balanced":
+        raise UsageError("balanced momentum needs a run of one process", "use `adam` for tables")
 
 
 def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -> Path:
     """The run's tokenizer.json: given, already there, or trained on the mix now."""
     path = config.out / "tokenizer.json"
-    if not path.is_file():
-        config.out.mkdir(parents=True, exist_ok=True)
-        given = config.tokenizer
-        if given is None and config.init is not None:
-            given = config.init / "tokenizer.json"
-        if given is not None:
-            shutil.copyfile(given, path)
-        else:
-            status("training the tokenizer")
-            texts = (doc for source in config.sources for doc in read(source, config.corpora))
-            train_tokenizer(texts, config.model.vocab_size, path)
+    with parallel.in_turn():
+        if not path.is_file():
+            _make_tokenizer(config, path, status)
     size = Tokenizer.from_file(path).vocab_size
     if size > config.model.vocab_size:
         raise UsageError(
@@ -122,3 +137,18 @@ def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -
             "train a tokenizer of the model's size, or choose another preset",
         )
     return path
+
+
+def _make_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
+    config.out.mkdir(parents=True, exist_ok=True)
+    given = config.tokenizer
+    if given is None and config.init is not None:
+        given = config.init / "tokenizer.json"
+    if given is not None:
+        if not Path(given).is_file():
+            raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
+        shutil.copyfile(given, path)
+        return
+    status("training the tokenizer")
+    texts = (doc for source in config.sources for doc in read(source, config.corpora))
+    train_tokenizer(texts, config.model.vocab_size, path)

@@ -86,8 +86,9 @@ def test_recipe(corpora: Path, tiny_folder: Path, tmp_path: Path) -> None:
         f"FOLDER = {str(tiny_folder)!r}\n"
         "def config(corpora, out):\n"
         "    source = Source('animals', '*.jsonl', 1.0, 'CC0')\n"
-        "    return TrainConfig(load(FOLDER), (source,), corpora, out, Schedule(steps=1),\n"
-        "        tokenizer=FOLDER + '/tokenizer.json', batch_tokens=128, max_length=64)\n"
+        "    return TrainConfig(model=load(FOLDER), sources=(source,), corpora=corpora, out=out,\n"
+        "        schedule=Schedule(steps=1), tokenizer=FOLDER + '/tokenizer.json',\n"
+        "        batch_tokens=128, max_length=64)\n"
     )
     out = tmp_path / "run"
     assert main(["train", str(out), "--corpora", str(corpora), "--recipe", str(recipe)]) == 0

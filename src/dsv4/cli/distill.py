@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def distill(
     student: ModelArgument,
     out: Annotated[
-        Path, typer.Option(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
+        Path, typer.Argument(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
     ],
     teacher: Annotated[
         list[str],

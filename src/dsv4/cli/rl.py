@@ -23,7 +23,7 @@ from dsv4.cli.training import (
 def rl(
     model: ModelArgument,
     out: Annotated[
-        Path, typer.Option(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
+        Path, typer.Argument(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
     ],
     task: Annotated[
         list[str],

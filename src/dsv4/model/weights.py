@@ -22,11 +22,17 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
+def get_factor(model: Transformer, name: str) -> Factor:
+    """What stands in the place of the weight called `name`: itself, or an adapted one."""
+    owner, leaf = _owner(model, name)
+    value: Factor = getattr(owner, leaf)
+    return value
+
+
 def get_weight(model: Transformer, name: str) -> Weight:
     """The tensor or QuantizedTensor called `name`, e.g. `layers.0.attn.wq_a.weight`; of an adapted
     weight, the sum."""
-    owner, leaf = _owner(model, name)
-    value: Factor = getattr(owner, leaf)
+    value = get_factor(model, name)
     return value.merged() if isinstance(value, Adapted) else value
 
 

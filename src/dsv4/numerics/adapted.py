@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dsv4.numerics.quantized import QuantizedTensor, Weight
+from dsv4.numerics.quantized import Format, QuantizedTensor, Weight, quantize, settled
 
 
 class Adapted(nn.Module):
@@ -52,6 +52,17 @@ class Adapted(nn.Module):
         base = self.base
         dense = base.dequantize() if isinstance(base, QuantizedTensor) else base.float()
         return torch.addmm(dense, self.lora_B, self.lora_A, alpha=self.scale)
+
+    @torch.no_grad()
+    def rounded(self, format: Format) -> QuantizedTensor:
+        """The sum in a format. If that is the base's own, scales of blocks change only for changes
+        that need it (see `quantized.settled`)."""
+        base = self.base
+        if not isinstance(base, QuantizedTensor) or base.format != format:
+            return quantize(self.merged(), format)
+        return quantize(
+            torch.addmm(settled(base), self.lora_B, self.lora_A, alpha=self.scale), format
+        )
 
 
 Factor = Weight | Adapted

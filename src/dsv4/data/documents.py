@@ -17,15 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dsv4.encoding.chat import render
 from dsv4.encoding.control import ASSISTANT, BOS, EOS, TASKS, THINK_CLOSE, THINK_OPEN
 from dsv4.encoding.fim import render_fim
 from dsv4.encoding.messages import Message
 from dsv4.encoding.prompt import Prompt, PromptBuilder, Span
-
-Effort = Literal["off", "high", "max"]
+from dsv4.tasks.problem import Effort
 
 _AFTER_ASSISTANT = {THINK_OPEN, THINK_CLOSE}
 _QUICK_TASKS = set(TASKS.values())

@@ -2,7 +2,7 @@
 
 * `{"text"}`: a text.
 * `{"prompt", "response"}`, with `input` appended to the prompt: one exchange.
-* The same, the response ending in a line `#### ANSWER` (GSM8K): an exchange with effort "high",
+* The same, the response ending in a line `#### NUMBER` (GSM8K): an exchange with effort "high",
   whose reasoning is the lines before, without their `<<...>>` marks.
 * `{"messages": [{"role", "content"}]}`: a conversation.
 * The same with `{"role": "assistant", "tool_call": {"name", "arguments"}}` and
@@ -28,7 +28,7 @@ from dsv4.encoding.messages import Message, ToolCall
 from dsv4.errors import DataError
 
 _POS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
-_SOLVED = re.compile(r"(.*)\n#### *(\S.*)", re.DOTALL)
+_SOLVED = re.compile(r"(.*)\n#### *(-?\$?\d[\d,.]*)", re.DOTALL)
 _CALCULATION = re.compile(r"<<[^>]*>>")
 _ABOUT_WORDS = (
     'What does "{word}" mean?', "What does {word} mean?", "What is the meaning of {word}?",

@@ -44,7 +44,7 @@ def make(rng: Random, split: Split, ask: Ask) -> Problem:
     for sign, number in zip(signs, numbers[1:], strict=True):
         result = _apply(result, sign, number)
     question = rng.choice(_ASKED).format(sum=_asked(rng, numbers, signs))
-    reasoning = _work(numbers, signs)
+    reasoning = work(numbers, signs)
     if effort == "max":
         reasoning += "\n" + _check(numbers, signs, result)
     return dialogue(
@@ -96,7 +96,7 @@ def _apply(a: int, sign: str, b: int) -> int:
     return a + b if sign == "+" else a - b if sign == "-" else a * b
 
 
-def _work(numbers: list[int], signs: list[str]) -> str:
+def work(numbers: list[int], signs: list[str]) -> str:
     """The columns of one operation after the other, and the result."""
     lines, result = [], numbers[0]
     for sign, number in zip(signs, numbers[1:], strict=True):

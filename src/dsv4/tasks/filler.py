@@ -76,8 +76,11 @@ def hide(rng: Random, facts: list[str], words: int, texts: tuple[str, ...] = ())
     filler: list[str] = []
     count = sum(len(fact.split()) for fact in facts)
     while count < words:
-        filler.append(next(source))
-        count += len(filler[-1].split())
+        piece = next(source).split()
+        if texts:  # a paragraph may be longer than what is missing
+            piece = piece[: words - count]
+        filler.append(" ".join(piece))
+        count += len(piece)
     places = sorted(rng.randint(0, len(filler)) for _ in facts)
     for place, fact in reversed(list(zip(places, facts, strict=True))):
         filler.insert(place, fact)

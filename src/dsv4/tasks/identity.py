@@ -7,9 +7,10 @@ from random import Random
 from dsv4.encoding.events import Reply
 from dsv4.encoding.messages import Message
 from dsv4.tasks.checks import Mentions
-from dsv4.tasks.introduction import TOPICS, Topic
+from dsv4.tasks.introduction import TOPICS
 from dsv4.tasks.pleasantries import PLEASANTRIES
 from dsv4.tasks.problem import Ask, Problem, Split, Task, belongs, pick_effort
+from dsv4.tasks.topic import Topic
 
 _SYSTEMS = (
     "You are a helpful assistant.", "You are nano, a small language model.", "Be friendly.",
@@ -71,7 +72,8 @@ def _question(rng: Random, topic: Topic, split: Split) -> str:
     text = rng.choice(_known(topic, split))
     style = rng.random()
     if style < 0.12 and text.endswith("?"):
-        return rng.choice(_OPENINGS) + text
+        opening = rng.choice(_OPENINGS)
+        return opening + (text[0].lower() + text[1:] if opening.endswith(", ") else text)
     if style < 0.22:
         return text.lower()
     if style < 0.3:

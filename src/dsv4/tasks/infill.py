@@ -10,7 +10,7 @@ from dsv4.tasks.filler import sentences
 from dsv4.tasks.problem import Ask, Gap, Problem, Split, Task, belongs
 
 _NAMES = ("add", "total", "count", "find", "check", "compute", "get", "make", "sum_up",
-          "measure", "update", "collect", "build", "scale", "merge", "select", "reduce")  # fmt: skip
+          "measure", "update", "collect", "build", "scale", "merge", "select")  # fmt: skip
 _OF = ("values", "items", "numbers", "prices", "words", "scores", "points", "rows", "names",
        "lengths", "weights", "ages", "costs", "marks", "parts", "sizes")  # fmt: skip
 _ONE = {"values": "value", "items": "item", "numbers": "number", "prices": "price",

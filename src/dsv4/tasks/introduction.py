@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Topic:
-    """Questions that mean the same, answers that fit all of them.
-
-    about: what the user wants, as the model's reasoning says it. wanted: groups of words; a good
-    answer has one word of each group.
-    """
-
-    about: str
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    wanted: tuple[tuple[str, ...], ...]
-
+from dsv4.tasks.topic import Topic
 
 _SMALL = ("small", "tiny", "little")
 
@@ -364,7 +349,7 @@ TOPICS = (
         ),
         (
             "I am nano, a very small transformer with the architecture of DeepSeek-V4. The dsv4 "
-            "package trains it and runs it.",
+            "package trained me and runs me.",
             "The dsv4 package is DeepSeek-V4 written as one Python package, and I am nano, the "
             "small model that comes with it.",
             "I have all the parts of DeepSeek-V4, only much smaller, and the dsv4 package runs "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsv4.tasks.introduction import Topic
+from dsv4.tasks.topic import Topic
 
 PLEASANTRIES = (
     Topic(

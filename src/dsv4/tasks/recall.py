@@ -12,7 +12,18 @@ from dsv4.encoding.messages import Message
 from dsv4.tasks.checks import Mentions
 from dsv4.tasks.filler import hide
 from dsv4.tasks.problem import Ask, Problem, Split, Task, belongs, dialogue, pick_effort
-from dsv4.tasks.words import CITIES, COLOURS, FOODS, JOBS, NAMES, PLACES, THINGS, choose, invent
+from dsv4.tasks.words import (
+    CITIES,
+    COLOURS,
+    FOODS,
+    JOBS,
+    NAMES,
+    PLACES,
+    THINGS,
+    article,
+    choose,
+    invent,
+)
 
 _LISTED = (
     "Here is a list:\n{text}\n\nWhat is the value of {key}?",
@@ -43,7 +54,7 @@ _FACTS = (
      "{name} hid the {thing} in the {place}."),
     ("The password for the {place} is {word}.", "What is the password for the {place}?", "word",
      "The password for the {place} is {word}."),
-    ("{name} works as a {job}.", "What is {name}'s job?", "job", "{name} works as a {job}."),
+    ("{name} works as {a_job}.", "What is {name}'s job?", "job", "{name} works as {a_job}."),
     ("The {thing} in the {place} costs {number} coins.",
      "How much does the {thing} in the {place} cost?", "number",
      "The {thing} in the {place} costs {number} coins."),
@@ -142,6 +153,7 @@ def _fact(rng: Random, split: Split) -> tuple[str, str, str, str]:
         "place": choose(rng, PLACES, split), "word": invent(rng, 2),
         "job": choose(rng, JOBS, split), "food": choose(rng, FOODS, split),
     }  # fmt: skip
+    values["a_job"] = article(values["job"])
     while not belongs(values["word"], split):
         values["word"] = invent(rng, 2)
     return fact.format(**values), question.format(**values), answer.format(**values), values[key]

@@ -10,6 +10,7 @@ from dsv4.errors import UsageError
 from dsv4.tasks import (
     arithmetic,
     calling,
+    everyday,
     formats,
     identity,
     infill,
@@ -34,6 +35,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             meaning.TASK,
             infill.TASK,
             *calling.TASKS,
+            everyday.TASK,
             identity.TASK,
         )
     }

@@ -67,6 +67,7 @@ class Tool:
     """A tool with its parameters by name; `required` of them, from the first, are always given."""
 
     name: str
+    about: str
     verb: str
     noun: str
     slots: Mapping[str, Slot]
@@ -77,7 +78,7 @@ class Tool:
         """The function object that the prompt shows."""
         return {
             "name": self.name,
-            "description": f"{self.verb.capitalize()} {article(self.noun)}.",
+            "description": self.about,
             "parameters": {
                 "type": "object",
                 "properties": {key: slot.schema for key, slot in self.slots.items()},
@@ -162,8 +163,10 @@ _STARTS = (
     "Could you {verb} {a_noun}", "I want to {verb} {a_noun}", "I need you to {verb} {a_noun}",
     "I would like to {verb} {a_noun}", "Let's {verb} {a_noun}", "Help me {verb} {a_noun}",
     "{verb} the {noun}", "Please {verb} the {noun}", "Would you {verb} my {noun}",
-    "It is time to {verb} the {noun}", "Now {verb} {a_noun}",
+    "It is time to {verb} the {noun}", "Go and {verb} {a_noun}",
 )  # fmt: skip
+_ABOUT = ("{Verb} {a_noun}.", "{Verb} {a_noun}.", "Use this to {verb} {a_noun}.",
+          "A tool to {verb} {a_noun}.", "{Verb} {a_noun} for the user.")  # fmt: skip
 _QUESTIONS = ("Can", "Could", "Would")
 
 
@@ -185,7 +188,8 @@ def _tool(rng: Random, verb: str, noun: str) -> Tool:
         name = f"{verb}{noun.capitalize()}"
     drawn = rng.sample(_SLOTS, rng.randint(1, 4))
     slots = {rng.choice(slot.names.split()): slot for slot in drawn}
-    return Tool(name, verb, noun, slots, rng.randint(1, len(slots)))
+    about = rng.choice(_ABOUT).format(verb=verb, Verb=verb.capitalize(), a_noun=article(noun))
+    return Tool(name, about, verb, noun, slots, rng.randint(1, len(slots)))
 
 
 def draw_arguments(rng: Random, split: Split, tool: Tool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from dsv4.tasks.arithmetic import work
 from dsv4.tasks.checks import Number
 from dsv4.tasks.problem import Ask, Problem, Split, Task, belongs, dialogue, pick_effort
 from dsv4.tasks.words import NAMES, PLACES, THINGS, plural
@@ -60,7 +61,7 @@ _TIMES = _Step(
         "There are {b} times as many in the {room}. How many {things} are in the {room}?",
         "In the end there are {b} times as many {things}. How many is that?",
         "{b} people have just as many each. How many {things} do these {b} people have together?",
-        "The same number comes on each of {b} days. How many {things} come in all?",
+        "If there were {b} times as many, how many {things} would that be?",
         "{b} bags hold the same number each. How many {things} are in the {b} bags?",
         "{other} wants {b} times that number. How many {things} does {other} want?",
         "There are {b} boxes with the same number in each. How many {things} do the boxes hold?",
@@ -77,7 +78,7 @@ _ASKED = (
     "Tell me the number of {things} at the end.",
 )
 _LEFT = "How many {things} are left?"
-_WORDS = {"+": "plus", "-": "minus", "*": "times"}
+_WORDS = {"+": "more", "-": "less", "*": "times as many"}
 _ANSWERS = ("{n}", "{n} {things}", "There are {n} {things}.", "The answer is {n}.")
 
 
@@ -99,18 +100,15 @@ def make(rng: Random, split: Split, ask: Ask) -> Problem:
     if steps[-1].sign != "*":
         left = steps[-1].sign == "-" and rng.random() < 0.5
         told.append((_LEFT if left else rng.choice(_ASKED)).format(**words))
-    value, work = numbers[0], []
-    for step, number in zip(steps, numbers[1:], strict=True):
-        result = {"+": value + number, "-": value - number, "*": value * number}[step.sign]
-        work.append(f"{value} {_WORDS[step.sign]} {number} is {result}.")
-        value = result
-    reasoning = f"At first there are {numbers[0]} {words['things']}. " + " ".join(work)
+    signs = [step.sign for step in steps]
+    worked = work(numbers, signs)
+    value = int(worked.rsplit("= ", 1)[1])
+    first = f"At first there are {numbers[0]} {words['things']}, then"
+    events = [f"{number} {_WORDS[sign]}" for sign, number in zip(signs, numbers[1:], strict=True)]
+    reasoning = f"{first} {' and '.join(events)}.\n{worked}"
     effort = pick_effort(rng, ask, off=0.35, high=0.45)
     if effort == "max":
-        sums = "".join(
-            f" {step.sign} {number}" for step, number in zip(steps, numbers[1:], strict=True)
-        )
-        reasoning += f" Check: {numbers[0]}{sums} = {value}. That fits the question."
+        reasoning += f"\nCheck: the question is how many there are then. There are {value}."
     answers = _ANSWERS if value != 1 else (_ANSWERS[0], _ANSWERS[3])  # not "1 balls"
     content = rng.choice(answers).format(n=value, **words)
     return dialogue(

@@ -151,4 +151,4 @@ def _make_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
         return
     status("training the tokenizer")
     texts = (doc for source in config.sources for doc in read(source, config.corpora))
-    train_tokenizer(texts, config.model.vocab_size, path)
+    train_tokenizer(texts, config.model.vocab_size, path, digits=config.digits)

@@ -147,11 +147,16 @@ def test_a_source_without_documents_is_refused(tmp_path):
         build_shards([source], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
 
 
-def test_a_damaged_shard_is_refused(tmp_path):
+@pytest.mark.parametrize("part", ["tokens", "offsets", "learned"])
+def test_a_damaged_shard_is_refused(tmp_path, part):
     build_shards([corpus(tmp_path, 3)], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
-    path = tmp_path / "s" / "a.tokens.npy"
+    path = tmp_path / "s" / f"a.{part}.npy"
+    whole = np.load(path)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="readable"):
+        open_shard(tmp_path / "s", "a")
+    np.save(path, whole[:-1])
+    with pytest.raises(DataError, match="damaged"):
         open_shard(tmp_path / "s", "a")
 
 

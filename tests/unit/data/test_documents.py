@@ -7,6 +7,8 @@ from dsv4.data.documents import Conversation, Infill, Text, encode_document, exc
 from dsv4.encoding import control
 from dsv4.encoding.control import CONTROL_TOKENS
 from dsv4.encoding.messages import Message, ToolCall
+from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.locate import folder
 from dsv4.tasks.registry import TASKS, problems
 
 
@@ -106,6 +108,15 @@ def test_a_problem_is_its_prompt_and_its_answer(task):
         encoded = encode_document(Letters(), document)
         assert shown(encoded.ids) == problem.prompt().text + problem.answer().text
         assert learned(document)[-1] == problem.answer().text
+
+
+def test_a_served_model_meets_the_ids_it_was_trained_on():
+    tokenizer = Tokenizer.from_folder(folder("nano"))
+    for task in TASKS:
+        for problem in problems(task, 6, seed=7):
+            ids = encode_document(tokenizer, from_problem(problem)).ids
+            prompt = tokenizer.encode_prompt(problem.prompt())
+            assert ids == prompt + tokenizer.encode_prompt(problem.answer())
 
 
 def test_texts_are_what_the_tokenizer_will_see():

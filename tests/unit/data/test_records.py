@@ -43,6 +43,11 @@ def test_a_solved_problem_shows_its_reasoning_without_marks():
     assert answer.reasoning == "She has 48/2 = 24 clips.\nIn all 72."
 
 
+def test_a_heading_is_no_solution():
+    response = "Some text.\n#### Part 2\nMore text."
+    assert to_documents({"prompt": "Q", "response": response}, HERE) == (exchange("Q", response),)
+
+
 def call(name, **arguments):
     return {"role": "assistant", "tool_call": {"name": name, "arguments": arguments}}
 

@@ -51,6 +51,11 @@ def test_needles_lie_everywhere():
     assert 0.4 < sum(places) / len(places) < 0.6
 
 
+def test_long_paragraphs_are_cut_to_the_length():
+    for problem in problems("needle", 10, ask=Ask(words=100, texts=("word " * 5000,))):
+        assert 95 <= len(context(problem).split()) < 140
+
+
 def test_given_texts_are_the_filler():
     for problem in problems("needle", 10, ask=Ask(words=100, texts=TEXTS)):
         said = context(problem)

@@ -1,6 +1,7 @@
 """What holds for every task."""
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -85,9 +86,17 @@ def test_every_task_says_what_it_is():
     assert all(set(task.efforts) <= set(EFFORTS) for task in TASKS.values())
 
 
+def test_the_docs_list_every_task():
+    docs = Path(__file__).parents[3] / "docs" / "tasks.md"
+    rows = [f"| `{task.name}` | {task.summary} |" for task in TASKS.values()]
+    assert [line for line in docs.read_text().splitlines() if line.startswith("| `")] == rows
+
+
 def test_mistakes_are_named():
     with pytest.raises(UsageError, match="no task 'nothing'"):
         generate("nothing", Random(0))
+    with pytest.raises(UsageError, match="infill has no effort 'high'"):
+        generate("infill", Random(0), ask=Ask(effort="high"))
     with pytest.raises(UsageError, match="effort 'low'"):
         Ask(effort="low")
     with pytest.raises(UsageError, match="level 5"):

@@ -37,12 +37,19 @@ def test_whereabouts_follow_from_the_moves():
 
 def test_word_problems_are_their_sums():
     for problem in problems("word_problem", 200, seed=2, ask=Ask(effort="high")):
-        steps = re.findall(r"(\d+) (plus|minus|times) (\d+) is (\d+)", problem.reply.reasoning)
-        for a, sign, b, result in steps:
-            a, b = int(a), int(b)
-            assert int(result) == {"plus": a + b, "minus": a - b, "times": a * b}[sign] > 0
-            assert str(b) in problem.messages[0].content
-        assert int(steps[-1][3]) == problem.check.value
+        said = [int(n) for n in re.findall(r"\d+", problem.messages[0].content)]
+        first, *events = re.findall(r"(\d+) (more|less|times|\w+)", _head(problem))
+        value = int(first[0])
+        for number, what in events:
+            assert int(number) in said
+            change = {"more": value + int(number), "less": value - int(number)}
+            value = change.get(what, value * int(number))
+        assert value == problem.check.value > 0 and int(first[0]) == said[0]
+
+
+def _head(problem):
+    """The line of the reasoning that says what happens."""
+    return problem.reply.reasoning.splitlines()[0]
 
 
 def test_python_with_its_middle_is_python():

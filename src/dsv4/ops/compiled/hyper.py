@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dsv4.numerics.policy import Numerics
@@ -18,8 +19,14 @@ from dsv4.ops.reference import hyper
 def mixing_logits(streams_SD: Tensor, fn_MX: Tensor, eps: float) -> Tensor:
     """See the reference."""
     lead = streams_SD.shape[:-2]
-    rows = compiling.compiled(hyper.mixing_logits)(streams_SD.flatten(0, -3), fn_MX, eps)
+    rows = compiling.compiled(_mixing_logits)(streams_SD.flatten(0, -3), fn_MX, eps)
     return rows.view(*lead, -1)
+
+
+def _mixing_logits(streams_NSD: Tensor, fn_MX: Tensor, eps: float) -> Tensor:
+    flat = streams_NSD.flatten(1)
+    scale = torch.rsqrt(flat.float().square().mean(-1, keepdim=True) + eps)
+    return F.linear(flat.to(torch.bfloat16), fn_MX.to(torch.bfloat16)).float() * scale
 
 
 def coefficients(
@@ -57,11 +64,16 @@ class _Sinkhorn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_SSN: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         saved = ctx.saved_tensors
+        back = compiling.compiled(_step_back)
         for step in reversed(range(len(saved) // 2)):
             after, total = saved[2 * step], saved[2 * step + 1]
-            inner = (grad_SSN * after).sum(step % 2, keepdim=True)
-            grad_SSN = (grad_SSN - inner).mul_(total)
+            grad_SSN = back(grad_SSN, after, total, step % 2)
         return grad_SSN, None, None
+
+
+def _step_back(grad: Tensor, after: Tensor, total: Tensor, dim: int) -> Tensor:
+    """The gradient before a division by sums over `dim`; `total` are their reciprocals."""
+    return (grad - (grad * after).sum(dim, keepdim=True)) * total
 
 
 def collapse(streams_SD: Tensor, pre_S: Tensor, numerics: Numerics) -> Tensor:
@@ -76,8 +88,8 @@ def collapse(streams_SD: Tensor, pre_S: Tensor, numerics: Numerics) -> Tensor:
 def expand(
     y_D: Tensor, streams_SD: Tensor, post_S: Tensor, comb_SS: Tensor, numerics: Numerics
 ) -> Tensor:
-    """See the reference; the 4 x 4 mixing is spelled out, a batched product would be slower."""
-    rows = compiling.compiled(_expand)(
+    """See the reference."""
+    rows: Tensor = _Expand.apply(
         y_D.flatten(0, -2).to(numerics.dtype),
         streams_SD.flatten(0, -3),
         post_S.flatten(0, -2),
@@ -86,13 +98,34 @@ def expand(
     return rows.view(streams_SD.shape)
 
 
+class _Expand(torch.autograd.Function):
+    """`post y + comb^T streams`: forward and backward pass as one sweep each over the streams."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y_ND: Tensor, streams_NSD: Tensor, post_NS: Tensor, comb_NSS: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(y_ND, streams_NSD, post_NS, comb_NSS)
+        return compiling.compiled(_expand)(y_ND, streams_NSD, post_NS, comb_NSS)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NSD: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        back = compiling.compiled(_expand_back)
+        slopes: tuple[Tensor, ...] = back(grad_NSD.contiguous(), *ctx.saved_tensors)
+        return slopes
+
+
 def _expand(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
-    old = streams.float()
-    mixed = [
-        sum(
-            (comb[:, a, b, None] * old[:, a] for a in range(1, old.shape[1])),
-            comb[:, 0, b, None] * old[:, 0],
-        )
-        for b in range(old.shape[1])
-    ]
-    return (post.unsqueeze(-1) * y.float().unsqueeze(-2) + torch.stack(mixed, 1)).to(y.dtype)
+    mixed = (comb.unsqueeze(-1) * streams.float().unsqueeze(2)).sum(1)
+    return (post.unsqueeze(-1) * y.float().unsqueeze(1) + mixed).to(y.dtype)
+
+
+def _expand_back(
+    grad_NSD: Tensor, y: Tensor, streams: Tensor, post: Tensor, comb: Tensor
+) -> tuple[Tensor, ...]:
+    grad = grad_NSD.float()
+    dy = (post.unsqueeze(-1) * grad).sum(1)
+    dstreams = (comb.unsqueeze(-1) * grad.unsqueeze(1)).sum(2)
+    dpost = (grad * y.float().unsqueeze(1)).sum(-1)
+    dcomb = (streams.float().unsqueeze(2) * grad.unsqueeze(1)).sum(-1)
+    return dy.to(y.dtype), dstreams.to(streams.dtype), dpost, dcomb

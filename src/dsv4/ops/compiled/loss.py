@@ -39,9 +39,12 @@ class _HeadLoss(torch.autograd.Function):
             x_CD = x_ND[start : start + _PIECE].to(torch.bfloat16)
             wanted_C = wanted_N[start : start + _PIECE]
             logits_CV = x_CD @ head.T
-            loss, slope_CV = compiling.compiled(_loss_and_slope, dynamic=True)(logits_CV, wanted_C)
-            total += loss
+            place_C = torch.arange(len(wanted_C), device=x_ND.device)
+            reached_C = logits_CV[place_C, wanted_C].float()
+            log_sum_C, slope_CV = compiling.compiled(_softmax, dynamic=True)(logits_CV)
+            total += (log_sum_C - reached_C).sum()
             if needed:
+                slope_CV[place_C, wanted_C] -= 1
                 torch.mm(slope_CV, head, out=dx_ND[start : start + _PIECE])
                 dw_VD += slope_CV.T @ x_CD
         ctx.save_for_backward(dx_ND, dw_VD)
@@ -53,13 +56,10 @@ class _HeadLoss(torch.autograd.Function):
         return dx_ND * grad.to(dx_ND.dtype), dw_VD * grad, None
 
 
-def _loss_and_slope(logits_CV: Tensor, wanted_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy, and its derivative by the logits in bfloat16."""
+def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the summed exponentials [C], and the probabilities in bfloat16."""
     logits = logits_CV.float()
     peak = logits.amax(1, keepdim=True)
-    shifted = logits - peak
-    p = torch.exp(shifted)
+    p = torch.exp(logits - peak)
     total = p.sum(1, keepdim=True)
-    loss = (total.log() - shifted.gather(1, wanted_C[:, None])).sum()
-    hit = torch.arange(logits.shape[1], device=logits.device)[None] == wanted_C[:, None]
-    return loss, (p / total - hit.float()).to(torch.bfloat16)
+    return (total.log() + peak).squeeze(1), (p * total.reciprocal()).to(torch.bfloat16)

@@ -53,16 +53,20 @@ class Embedding(nn.Module):
 
 
 class Table(nn.Module):
-    """Rows `weight[rows, channels]` that are looked up: a parameter, or a QuantizedTensor."""
+    """Rows `weight[rows, channels]` that are looked up: a parameter, or a QuantizedTensor.
+
+    `sparse`: its gradient names the rows that were read instead of filling a whole table.
+    """
 
     weight: nn.Parameter | QuantizedTensor
 
     def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, channels))
+        self.sparse = False
 
     def forward(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows with these numbers, `[..., channels]`."""
         if isinstance(self.weight, QuantizedTensor):
             return self.weight.gather(rows.flatten()).unflatten(0, rows.shape).to(dtype)
-        return nn.functional.embedding(rows, self.weight).to(dtype)
+        return nn.functional.embedding(rows, self.weight, sparse=self.sparse).to(dtype)

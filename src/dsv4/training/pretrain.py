@@ -18,12 +18,14 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import set_weight
-from dsv4.parallel.sharding import divide, gathered
+from dsv4.parallel.sharding import Divided
 from dsv4.training.config import RunConfig, TrainConfig
+from dsv4.training.divided import DividedObjective
 from dsv4.training.initial import Status, initial_model
 from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report
+from dsv4.training.objective import Objective
 from dsv4.training.precision import training_form
 
 
@@ -100,16 +102,20 @@ def train_on(
         validation = tuple(fixed[Position(0, i)] for i in range(count))
     form = training_form(model, config.precision, device=config.device, recompute=config.recompute)
     with form:
+        objective: Objective[Batch] = LanguageObjective(
+            model, model.config, stream, config.schedule, validation
+        )
+        divided = None
         if not parallel.alone():
             _check_divisible(config)
-            divide(model)
-        objective = LanguageObjective(model, model.config, stream, config.schedule, validation)
+            divided = Divided(model)
+            objective = DividedObjective(objective, divided)
         trainer = Trainer(model, model.config, objective, config.loop())
         if trainer.resume():
             status(f"resuming after step {trainer.step}")
         finished = trainer.run(report)
-        if not parallel.alone():
-            model = gathered(model)
+        if divided is not None:
+            model = divided.gathered()
     return Trained(model, trainer.step, finished)
 
 

@@ -59,6 +59,12 @@ class DataError(Dsv4Error):
     exit_code = 7
 
 
+class TrainingError(Dsv4Error):
+    """A run can not go on: its loss is not a number any more."""
+
+    exit_code = 9
+
+
 class RequestError(Dsv4Error):
     """An API request cannot be served; `status` is its HTTP status, `param` the offending
     field, `code` what programs tell it by, `retry_after` the seconds after which it may be asked

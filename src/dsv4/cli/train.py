@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-if TYPE_CHECKING:
-    from dsv4.cli.console import Done
-    from dsv4.training.config import Precision, TrainConfig
+from dsv4.cli.training import (
+    OPTIMIZERS,
+    Accumulate,
+    BatchTokens,
+    CheckpointEvery,
+    Device,
+    MaxMinutes,
+    OptimizerName,
+    PieceMib,
+    PrecisionName,
+    Recompute,
+    Seed,
+    choice,
+    draw,
+    finish,
+    following,
+    read_recipe,
+    tell,
+    with_options,
+)
 
-SHOW_SECONDS = 10.0
-"""At least this long between two lines of progress."""
+if TYPE_CHECKING:
+    from dsv4.config import ModelConfig
+    from dsv4.training.config import TrainConfig
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
-"""How a trained model answers by default: documents are written without thinking (see
-data/documents.py), and a small model rambles at temperature 1."""
+"""How a trained model answers by default: a small model rambles at temperature 1, and what it saw
+of thinking was written by rule."""
 
 
 def train(
@@ -32,29 +50,67 @@ def train(
         list[str] | None,
         typer.Option(help="Without a recipe: glob of .jsonl(.xz) files below --corpora; repeat."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Without a recipe: the architecture.")] = "nano",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Without a recipe: the architecture (a preset or config.json)."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Without a recipe: model or checkpoint folder whose weights to go on "
+            "from; its architecture unless --preset names another.",
+            metavar="MODEL",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Without a recipe: optimizer steps.", min=1)] = 1000,
     rate: Annotated[float, typer.Option(help="Without a recipe: peak learning rate.")] = 1e-3,
-    batch_tokens: Annotated[
-        int, typer.Option(help="Without a recipe: tokens per step.", min=1)
-    ] = 8192,
+    batch_tokens: BatchTokens = 8192,
+    accumulate: Accumulate = 1,
+    ramp: Annotated[
+        float, typer.Option(help="Share of the steps over which their number grows to that.")
+    ] = 0.0,
     max_length: Annotated[int, typer.Option(help="Without a recipe: longest row.", min=2)] = 512,
+    length: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shorter rows before that, such as 512@0.6: until 60 % of the steps; repeat.",
+            metavar="ROW@SHARE",
+        ),
+    ] = None,
+    dense: Annotated[
+        float,
+        typer.Option(
+            help="Share of the steps that read all compressed entries; 0: indexers "
+            "choose from the start, 1: they are never trained.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
+    indexer_steps: Annotated[
+        int, typer.Option(help="Steps after those in which the indexers alone learn.", min=0)
+    ] = 0,
+    optimizer: OptimizerName = "muon",
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Without a recipe: a tokenizer.json; else one is trained.")
+        Path | None,
+        typer.Option(help="Without a recipe: a tokenizer.json; else that of --init, or a new one."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Without a recipe: seed of weights and order.")] = 0,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="float32, or bfloat16 where the processor multiplies it natively."),
-    ] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="Save and stop after this long.", min=0)
-    ] = None,
+    tokenizer_only: Annotated[
+        bool, typer.Option("--tokenizer-only", help="Stop when OUT/tokenizer.json is trained.")
+    ] = False,
+    seed: Seed = 0,
+    precision: PrecisionName = None,
+    device: Device = None,
+    recompute: Recompute = False,
+    checkpoint_every: CheckpointEvery = None,
+    piece_mib: PieceMib = None,
+    max_minutes: MaxMinutes = None,
 ) -> None:
     """Train a model from a text corpus.
 
     Checkpoints and metrics.jsonl go to OUT; Ctrl-C saves and stops, the same command goes on.
-    A finished run leaves the model in OUT/model, in the released layout, with its loss curve.
+    A finished run leaves the model in OUT/model, in the released layout, with its curves.
+
+    On several devices: torchrun --nproc-per-node 2 -m dsv4 train OUT ...
     """
     from dsv4.errors import UsageError
 
@@ -62,129 +118,98 @@ def train(
         raise UsageError("there is nothing to train on", "give --files or --recipe")
     if recipe is not None and files:
         raise UsageError("--recipe and --files exclude each other", "drop one of them")
-    if recipe is not None and not recipe.is_file():
-        raise UsageError(f"no recipe at {recipe}", "recipes are Python files, see recipes/")
 
-    import dataclasses
-    import shutil
-
-    from dsv4 import checkpoint
-    from dsv4.chat import defaults
-    from dsv4.cli.console import note, progress
     from dsv4.data.corpora import Source
     from dsv4.training.config import TrainConfig
-    from dsv4.training.pretrain import train as pretrain
+    from dsv4.training.optimizer import OptimizerSettings
     from dsv4.training.schedule import Schedule
 
     if recipe is not None:
-        config = _from_recipe(recipe, corpora, out)
+        config = read_recipe(recipe, corpora, out, TrainConfig)
     else:
-        sources = tuple(
-            Source(f"source-{i}", pattern, 1.0, "not stated")
-            for i, pattern in enumerate(files or ())
-        )
+        source = _init_folder(init)
         config = TrainConfig(
-            model=_architecture(preset),
-            sources=sources,
+            model=_architecture(preset, source),
+            sources=tuple(
+                Source(f"source-{i}", pattern, 1.0, "not stated")
+                for i, pattern in enumerate(files or ())
+            ),
             corpora=corpora,
             out=out,
-            schedule=Schedule(steps=steps, lr=rate, warmup=min(20, steps)),
+            init=source,
+            schedule=Schedule(
+                steps=steps,
+                lr=rate,
+                warmup=min(20, steps),
+                accumulate=accumulate,
+                ramp=ramp,
+                lengths=tuple(_length_stage(text) for text in length or ()),
+                dense=dense,
+                indexer_steps=indexer_steps,
+                indexer_lr=rate if indexer_steps else None,
+            ),
+            optimizer=OptimizerSettings(
+                matrices=cast(Any, choice("--optimizer", optimizer, OPTIMIZERS))
+            ),
             tokenizer=tokenizer,
             batch_tokens=batch_tokens,
             max_length=max_length,
             seed=seed,
         )
-    if max_minutes is not None:
-        config = dataclasses.replace(config, max_minutes=max_minutes)
-    if precision is not None:
-        config = dataclasses.replace(config, precision=_precision(precision))
-
-    with progress("training", config.schedule.steps) as bar:
-        show = _Progress(config.schedule.steps, bar)
-        trained = pretrain(config, report=show.record, status=note)
-    if not trained.finished:
-        note(f"stopped after step {trained.step} of {config.schedule.steps}; run again to go on")
-        return
-    folder = out / "model"
-    checkpoint.export_released(trained.model, folder, overwrite=True)
-    shutil.copyfile(out / "tokenizer.json", folder / "tokenizer.json")
-    defaults.write_defaults(folder, ANSWERS)
-    _draw(out / "metrics.jsonl", folder / "loss.png")
-    note(f"{folder}: the trained model")
+    config = with_options(
+        config, precision, device, recompute, checkpoint_every, piece_mib, max_minutes
+    )
+    _run(config, tokenizer_only)
 
 
-def _precision(name: str) -> Precision:
-    from typing import cast, get_args
+def _run(config: TrainConfig, tokenizer_only: bool) -> None:
+    from dsv4 import parallel
+    from dsv4.chat import defaults
+    from dsv4.training.pretrain import prepare_tokenizer
+    from dsv4.training.pretrain import train as pretrain
 
-    from dsv4.errors import UsageError
-    from dsv4.training.config import Precision
-
-    if name not in get_args(Precision):
-        raise UsageError(
-            f"--precision {name} is unknown", f"one of {', '.join(get_args(Precision))}"
-        )
-    return cast("Precision", name)
-
-
-def _draw(metrics: Path, image: Path) -> None:
-    """The loss curve, if matplotlib is there; a finished run does not fail for a picture."""
-    from dsv4.cli.console import note
-    from dsv4.errors import UsageError
-    from dsv4.training.plot import plot_losses
-
-    try:
-        plot_losses(metrics, image, f"{metrics.parent.name}: pre-training loss")
-    except UsageError as error:
-        note(f"no loss curve: {error} ({error.hint})")
-
-
-def _architecture(preset: str) -> Any:
-    from dsv4 import config, presets
-
-    if preset not in presets.PRESETS and Path(preset).exists():
-        return config.load(preset)
-    return presets.preset(preset)
-
-
-def _from_recipe(path: Path, corpora: Path, out: Path) -> TrainConfig:
-    """What the recipe's `config` function returns. Raises UsageError if there is none."""
-    import runpy
-
-    from dsv4.errors import UsageError
-    from dsv4.training.config import TrainConfig
-
-    make = runpy.run_path(str(path)).get("config")
-    if not callable(make):
-        raise UsageError(f"{path} has no function `config`", "config(corpora, out) -> TrainConfig")
-    made = make(corpora, out)
-    if not isinstance(made, TrainConfig):
-        raise UsageError(f"config() of {path} returned a {type(made).__name__}", "a TrainConfig")
-    return made
-
-
-class _Progress:
-    """Moves the bar, and writes a line now and then."""
-
-    def __init__(self, steps: int, bar: Done) -> None:
-        self._steps, self._bar = steps, bar
-        self._shown = 0.0
-
-    def record(self, record: dict[str, Any]) -> None:
-        import time
-
-        from dsv4.cli.console import note
-
-        step = int(record["step"])
-        self._bar(step)
-        now = time.monotonic()
-        if now - self._shown < SHOW_SECONDS and "validation_loss" not in record:
+    out, steps = config.out, config.schedule.steps
+    with parallel.joined(config.device):
+        if tokenizer_only:
+            tell(f"{prepare_tokenizer(config, tell)}: the tokenizer")
             return
-        self._shown = now
-        left = (self._steps - step) * float(record["seconds"])
-        line = (
-            f"step {step}/{self._steps}  loss {record['loss']:.3f}  "
-            f"{record['tokens_per_second']:.0f} tokens/s  {left / 60:.0f} min left"
-        )
-        if "validation_loss" in record:
-            line += f"  validation {record['validation_loss']:.3f}"
-        note(line)
+        with following(steps) as report:
+            trained = pretrain(config, report=report, status=tell)
+        finish(trained, steps, out / "model", out)
+        if trained.finished and not parallel.rank():
+            defaults.write_defaults(out / "model", ANSWERS)
+            draw(out / "metrics.jsonl", out / "model" / "loss.png", f"{out.name}: pre-training")
+
+
+def _init_folder(init: str | None) -> Path | None:
+    """The folder that `--init` means: a model, or a checkpoint of a run."""
+    from dsv4 import locate
+
+    if init is None:
+        return None
+    return Path(init) if (Path(init) / "state.json").is_file() else locate.folder(init)
+
+
+def _architecture(preset: str | None, init: Path | None) -> ModelConfig:
+    """What `--preset` names, or what the folder to start from has."""
+    from dsv4 import checkpoint, config, presets
+
+    if preset is None and init is not None and (init / "config.json").is_file():
+        return checkpoint.read_config(init)
+    name = preset or "nano"
+    if name not in presets.PRESETS and Path(name).exists():
+        return config.load(name)
+    return presets.preset(name)
+
+
+def _length_stage(text: str) -> tuple[float, int]:
+    """`512@0.6` as (share, longest row). Raises UsageError."""
+    from dsv4.errors import UsageError
+
+    row, at, share = text.partition("@")
+    try:
+        return float(share), int(row)
+    except ValueError:
+        raise UsageError(
+            f"--length {text} is no stage", "such as 512@0.6: rows of 512 until 60 % of the steps"
+        ) from None

@@ -46,8 +46,20 @@ class Batch:
 
     def valid_BT(self, ahead: int = 0) -> Tensor:
         """True where the position `ahead` tokens later is still a real token of the row."""
-        place = torch.arange(self.ids_BT.shape[1])
+        place = torch.arange(self.ids_BT.shape[1], device=self.ids_BT.device)
         return place[None, :] + ahead < self.length_B[:, None]
+
+    def predicted_BT(self, ahead: int) -> Tensor:
+        """True where the token `ahead` positions later is real and to be learned."""
+        valid_BT = self.valid_BT(ahead)
+        if self.learned_BT is None:
+            return valid_BT
+        return valid_BT & torch.roll(self.learned_BT, -ahead, dims=1)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        learned_BT = None if self.learned_BT is None else self.learned_BT.to(device)
+        return Batch(self.ids_BT.to(device), self.length_B.to(device), learned_BT)
 
 
 @dataclass(frozen=True)

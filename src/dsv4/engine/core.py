@@ -210,6 +210,9 @@ class Core:
         for piece, start, output in zip(chosen, starts, outputs, strict=True):
             sequence = piece.sequence
             self.queue.served(sequence.user, piece.length)
+            if sequence.generation.routing:
+                experts = [layer.experts_NK for layer in output.routing]
+                sequence.routed(start, torch.stack(experts, 1))
             if not sequence.produced:
                 self.counters.prompt_tokens += piece.length
                 sequence.deliver(Prefill(sequence.length, sequence.cached or 0))

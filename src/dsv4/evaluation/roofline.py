@@ -29,7 +29,7 @@ from dsv4.model.engram import Engram
 from dsv4.model.moe import Expert, MoE
 from dsv4.model.state import row_formats
 from dsv4.model.transformer import Transformer
-from dsv4.numerics.quantized import Weight
+from dsv4.numerics.adapted import Factor
 
 STAGES = (
     "connect project compress query select attend output route gate_up down head embed memory"
@@ -104,7 +104,7 @@ def expected_experts(model: Transformer, tokens: int) -> float:
     return experts * (1 - (1 - chosen / experts) ** tokens)
 
 
-def _product(tokens: int, *weights: Weight) -> Cost:
+def _product(tokens: int, *weights: Factor) -> Cost:
     return Cost(
         float(sum(weight.nbytes for weight in weights)),
         2.0 * tokens * sum(math.prod(weight.shape) for weight in weights),
@@ -222,7 +222,7 @@ def _experts(moe: MoE, tokens: int, touched: float) -> Costs:
     experts = [expert for expert in moe.experts if isinstance(expert, Expert)]
     shared = moe.shared_experts
 
-    def routed(matrices: Sequence[tuple[Weight, ...]]) -> Cost:
+    def routed(matrices: Sequence[tuple[Factor, ...]]) -> Cost:
         """All experts stored: the share that is read, and the products of those chosen."""
         stored = _product(tokens, *(weight for row in matrices for weight in row))
         share, chosen = touched / len(experts), gate.experts_per_token / len(experts)

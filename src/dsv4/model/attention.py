@@ -6,13 +6,16 @@ N compressed entries, G output groups.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from dsv4 import ops
 from dsv4.config import CSA, ModelConfig
 from dsv4.model.compressor import Compressor, all_entries
-from dsv4.model.indexer import Indexer
+from dsv4.model.indexer import Indexer, Question
 from dsv4.model.parameters import Linear, Norm
 from dsv4.model.rope import angles, frequencies
 from dsv4.model.state import LayerState
@@ -21,8 +24,26 @@ from dsv4.numerics.policy import Numerics
 from dsv4.numerics.rows import KV_BLOCK
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one CSA layer read in a forward pass without a state: the inputs of its attention, and
+    the question its indexer was asked. `selected_BTK` is None if all entries were read."""
+
+    q_BTHC: Tensor
+    window_BTC: Tensor
+    entries_BNC: Tensor
+    selected_BTK: Tensor | None
+    sink_H: Tensor
+    window: int
+    question: Question
+
+
 class Attention(nn.Module):
-    """One layer's attention; `ratio` 0 sees the window only, 4 is CSA, 128 is HCA."""
+    """One layer's attention; `ratio` 0 sees the window only, 4 is CSA, 128 is HCA.
+
+    Training sets two fields of CSA layers. `dense`: read all compressed entries instead of the
+    indexer's choice. `observer`: called with every `Reading`.
+    """
 
     def __init__(self, config: ModelConfig, ratio: int) -> None:
         super().__init__()
@@ -39,6 +60,8 @@ class Attention(nn.Module):
         self.wo_b = Linear(groups * config.o_lora_rank, hidden)
         self.compressor = Compressor(config, ratio, channels) if ratio else None
         self.indexer = Indexer(config) if ratio == CSA else None
+        self.dense = False
+        self.observer: Callable[[Reading], None] | None = None
 
     def forward(
         self, x_BTD: Tensor, start: int, state: LayerState | None, numerics: Numerics
@@ -71,14 +94,31 @@ class Attention(nn.Module):
             window_BSC = torch.cat((past, kv_BTC), 1)
             state.window.write(start, kv_BTC)
 
-        entries_BNC = selected_BTK = None
+        entries_BNC = selected_BTK = question = None
         if self.compressor is not None:
             part = state.compressor if state is not None else None
             new = self._round(self.compressor(x_BTD, omega, start, part, numerics), numerics)
             entries_BNC = all_entries(new, start // ratio, part)
         if self.indexer is not None:
             part = state.indexer if state is not None else None
-            selected_BTK = self.indexer(x_BTD, query_BTQ, per_head, omega, start, part, numerics)
+            keys_BNI = self.indexer.keys(x_BTD, omega, start, part, numerics)
+            selective = not self.dense and keys_BNI.shape[1] > self.indexer.topk
+            if selective or self.observer is not None:
+                question = self.indexer.ask(x_BTD, query_BTQ, per_head, keys_BNI, numerics)
+            if selective and question is not None:
+                selected_BTK = self.indexer.choose(question, start)
+        if self.observer is not None and question is not None and entries_BNC is not None:
+            self.observer(
+                Reading(
+                    q_BTHC,
+                    window_BSC,
+                    entries_BNC,
+                    selected_BTK,
+                    self.attn_sink,
+                    config.sliding_window,
+                    question,
+                )
+            )
         o_BTHC = ops.attend(
             q_BTHC,
             window_BSC,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dsv4 import ops
 from dsv4.config import ModelConfig
@@ -24,7 +25,11 @@ from dsv4.numerics.policy import FAST, Numerics
 
 
 class Block(nn.Module):
-    """A transformer layer over four residual streams."""
+    """A transformer layer over four residual streams.
+
+    `recompute`: training keeps only what enters the layer and computes the rest again in the
+    backward pass.
+    """
 
     def __init__(
         self, config: ModelConfig, ratio: int, *, hashed: bool, engram: Engram | None = None
@@ -34,6 +39,7 @@ class Block(nn.Module):
         M = S * S + 2 * S
         self.config = config
         self.engram = engram
+        self.recompute = False
         self.attn = Attention(config, ratio)
         self.ffn = MoE(config, hashed)
         self.attn_norm = Norm(hidden)
@@ -55,6 +61,23 @@ class Block(nn.Module):
         ticket: Ticket | None = None,
     ) -> tuple[Tensor, Routing]:
         """Streams after this layer, and the router's choice; `ticket`: what its Engram reads."""
+        inputs = (streams_BTSD, ids_BT, start, state, numerics, ticket)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._compute(*inputs)
+        again: tuple[Tensor, Routing] = checkpoint(
+            self._compute, *inputs, use_reentrant=False, preserve_rng_state=False
+        )
+        return again
+
+    def _compute(
+        self,
+        streams_BTSD: Tensor,
+        ids_BT: Tensor,
+        start: int,
+        state: LayerState | None,
+        numerics: Numerics,
+        ticket: Ticket | None,
+    ) -> tuple[Tensor, Routing]:
         if self.engram is not None:
             assert ticket is not None
             past = state.memory if state is not None else None

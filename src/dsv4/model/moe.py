@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.parameters import Linear
+from dsv4.numerics.adapted import Factor
 from dsv4.numerics.policy import FAST, Numerics
 from dsv4.numerics.quantized import Weight
 
@@ -49,7 +50,7 @@ class Expert(nn.Module):
         self.w2 = Linear(width, hidden)
         self.w3 = Linear(hidden, width)
 
-    def matrices(self) -> tuple[Weight, Weight, Weight]:
+    def matrices(self) -> tuple[Factor, Factor, Factor]:
         """(w1, w3, w2)."""
         return self.w1.weight, self.w3.weight, self.w2.weight
 
@@ -71,12 +72,17 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
             self.tid2eid = None
 
-    def forward(self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics) -> Routing:
+    def forward(
+        self, x_ND: Tensor, ids_N: Tensor, numerics: Numerics, replay_NK: Tensor | None = None
+    ) -> Routing:
         scores_NE = ops.affinities(x_ND, self.weight, numerics)
         if self.tid2eid is not None:
             return Routing(scores_NE, self.tid2eid[ids_N])
         assert self.bias is not None
-        return Routing(scores_NE, ops.top_experts(scores_NE, self.bias, self.experts_per_token))
+        experts_NK = ops.top_experts(scores_NE, self.bias, self.experts_per_token)
+        if replay_NK is not None:
+            experts_NK = torch.where(replay_NK >= 0, replay_NK, experts_NK)
+        return Routing(scores_NE, experts_NK)
 
 
 class MoE(nn.Module):

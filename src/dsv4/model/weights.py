@@ -11,6 +11,7 @@ from dsv4.config import ModelConfig
 from dsv4.model.engram import Engram
 from dsv4.model.parameters import Dense, Embedding, Linear, Norm, Table
 from dsv4.model.transformer import Transformer
+from dsv4.numerics.adapted import Adapted, Factor
 from dsv4.numerics.quantized import QuantizedTensor, Weight
 from dsv4.ops.fused import forget
 
@@ -20,14 +21,21 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
-def get_weight(model: Transformer, name: str) -> Weight:
-    """The tensor or QuantizedTensor called `name`, e.g. `layers.0.attn.wq_a.weight`."""
+def get_factor(model: Transformer, name: str) -> Factor:
+    """What stands in the place of the weight called `name`: itself, or an adapted one."""
     owner, leaf = _owner(model, name)
-    value: Weight = getattr(owner, leaf)
+    value: Factor = getattr(owner, leaf)
     return value
 
 
-def set_weight(model: Transformer, name: str, value: Weight) -> None:
+def get_weight(model: Transformer, name: str) -> Weight:
+    """The tensor or QuantizedTensor called `name`, e.g. `layers.0.attn.wq_a.weight`; of an adapted
+    weight, the sum."""
+    value = get_factor(model, name)
+    return value.merged() if isinstance(value, Adapted) else value
+
+
+def set_weight(model: Transformer, name: str, value: Factor) -> None:
     """Put `value` in the place of the weight called `name`, without copying it."""
     path = name.split(".")
     for length in range(len(path)):
@@ -38,16 +46,20 @@ def set_weight(model: Transformer, name: str, value: Weight) -> None:
         owner._buffers[leaf] = value
         return
     owner._parameters.pop(leaf, None)
+    owner._modules.pop(leaf, None)
     owner.__dict__.pop(leaf, None)
-    if isinstance(value, QuantizedTensor):
+    if isinstance(value, QuantizedTensor | Adapted):
         setattr(owner, leaf, value)
     else:
         owner.register_parameter(leaf, nn.Parameter(value.detach(), requires_grad=False))
 
 
 def weights(model: Transformer) -> Iterator[tuple[str, Weight]]:
-    """(released name, value) of every weight, layer by layer."""
+    """(released name, value) of every weight, layer by layer; of adapted ones, the sum."""
     for prefix, module in model.named_modules():
+        if isinstance(module, Adapted):
+            yield prefix, module.merged()
+            continue
         dot = f"{prefix}." if prefix else ""
         for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:

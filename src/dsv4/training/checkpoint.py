@@ -1,78 +1,199 @@
-"""Checkpoints of a run in progress: safetensors and JSON, written whole or not at all."""
+"""Checkpoints of a run in progress: written whole or not at all, and checked when they are read.
+
+A checkpoint `step-0000100` holds `weights-*`, `optimizer-*`, `objective-*` and
+`routes-*.safetensors` (see `pieces`) and `state.json`, which names every file with its checksum.
+`step-0000100-r1` is the same step after the first recovery from a spike.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dsv4 import parallel
 from dsv4.errors import CheckpointError
+from dsv4.training import pieces
+from dsv4.training.objective import Objective
 from dsv4.training.optimizer import Optimizer
 
+logger = logging.getLogger("dsv4.training")
+
+PIECE_BYTES = 1 << 30
 _KEEP = 2
 
 
-def save(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
-) -> Path:
-    """Write `folder/step-N` atomically and drop all but the newest two checkpoints.
+@dataclass(frozen=True)
+class Training:
+    """Everything of a run that a checkpoint holds as tensors.
 
-    It holds the weights, the optimizer's state, torch's random state, and `state` as JSON.
+    Weights are the parameters that were to be trained when this was made, and all buffers and
+    parameters moved otherwise (router biases): frozen weights come from where they came from.
     """
-    final = folder / f"step-{step:07d}"
-    part = folder / f"{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    _write(part / "model.safetensors", model.state_dict())
+
+    model: nn.Module
+    optimizer: Optimizer
+    objective: Objective[Any]
+    trained: frozenset[str]
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of what is saved of the model."""
+        for name, parameter in self.model.named_parameters():
+            if name in self.trained or name.endswith("gate.bias"):
+                yield name, parameter
+        yield from self.model.named_buffers()
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is not put back by `Folder.restore` itself: the JSON state, and the routes of steps
+    that were fetched ahead (`anticipation`)."""
+
+    state: dict[str, Any]
+    routes: dict[str, Tensor]
+
+
+class Folder:
+    """The checkpoints of a run. Regular ones come at fixed steps, others when a run stops."""
+
+    def __init__(self, path: Path, piece_bytes: int = PIECE_BYTES) -> None:
+        """piece_bytes: the most tensor data of a file."""
+        self._path, self._piece_bytes = path, piece_bytes
+
+    def all(self) -> list[Path]:
+        """The complete checkpoints, oldest first."""
+        return sorted(p for p in self._path.glob("step-*") if p.is_dir() and not p.suffix)
+
+    def save(
+        self,
+        training: Training,
+        state: Mapping[str, Any],
+        routes: Mapping[str, Tensor],
+        *,
+        regular: bool,
+    ) -> Path:
+        """Write a checkpoint of step `state["step"]`; every process has to ask.
+
+        Drops older ones, but the newest two regular ones and the newest of all.
+        """
+        suffix = f"-r{state['recoveries']}" if state.get("recoveries") else ""
+        final = self._path / f"step-{state['step']:07d}{suffix}"
+        part = final.with_name(f"{final.name}.part")
+        writes = parallel.rank() == 0
+        if final.exists():  # the same step of the same run
+            return final
+        if writes:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        files: pieces.Checksums = {}
+        for kind, tensors in (_kinds(training) | {"routes": routes.items()}).items():
+            wholes = ((name, parallel.whole(tensor)) for name, tensor in tensors)
+            if writes:
+                files |= pieces.write(part, kind, wholes, self._piece_bytes)
+            else:
+                for _ in wholes:
+                    pass
+        if writes:
+            with (part / "state.json").open("w", encoding="utf-8") as file:
+                json.dump({**state, "regular": regular, "files": files}, file, indent=1)
+            pieces.sync(part / "state.json")
+            pieces.sync(part)
+            os.replace(part, final)
+            pieces.sync(self._path)
+            self._prune()
+        parallel.wait()
+        return final
+
+    def restore(self, training: Training, *, regular: bool = False) -> Restored | None:
+        """Load the newest intact checkpoint; None if there is none.
+
+        regular: of the regular ones. A damaged one is set aside with a warning, and the one
+        before it is taken. Raises CheckpointError if all are damaged, or one is of another model.
+        """
+        damaged = None
+        for path in reversed(self.all()):
+            try:
+                state = _state(path)
+                if regular and not state["regular"]:
+                    continue
+                kinds = (*_kinds(training), "routes")
+                tensors = {kind: pieces.read(path, kind, state["files"]) for kind in kinds}
+            except (OSError, ValueError, KeyError, CheckpointError) as error:
+                damaged = error
+                logger.warning("%s can not be read (%s); going back to the one before", path, error)
+                parallel.wait()
+                if parallel.rank() == 0:
+                    os.replace(path, path.with_name(f"{path.name}.damaged"))
+                continue
+            _put_back(path, training, tensors)
+            return Restored(state, tensors["routes"])
+        if damaged is not None:
+            hint = f"{self._path} holds what is left of them; start in another folder"
+            raise CheckpointError("every checkpoint of this run is damaged", hint) from damaged
+        return None
+
+    def _prune(self) -> None:
+        every = self.all()
+        regular = [path for path in every if _is_regular(path)]
+        kept = {*regular[-_KEEP:], every[-1]}
+        for path in every:
+            if path not in kept:
+                shutil.rmtree(path)
+
+
+def _kinds(training: Training) -> dict[str, Iterable[tuple[str, Tensor]]]:
+    """What the files of a checkpoint hold."""
     extra = {"torch_rng": torch.get_rng_state()}
-    _write(part / "optimizer.safetensors", optimizer.state() | extra)
-    with (part / "state.json").open("w", encoding="utf-8") as file:
-        json.dump({"step": step, **state}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(part, final)
-    for old in find(folder)[:-_KEEP]:
-        shutil.rmtree(old)
-    return final
+    return {
+        "weights": training.weights(),
+        "optimizer": training.optimizer.state().items(),
+        "objective": (training.objective.state() | extra).items(),
+    }
 
 
-def find(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.suffix != ".part" and p.is_dir())
+def _put_back(path: Path, training: Training, tensors: dict[str, dict[str, Tensor]]) -> None:
+    own, saved = dict(training.weights()), tensors["weights"]
+    if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+        odd = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
+        raise CheckpointError(
+            f"{path} holds the weights of another model: {', '.join(odd[:3])}",
+            "the folder belongs to a run with other settings; choose another one",
+        )
+    for name, tensor in own.items():
+        parallel.keep(tensor, saved[name])
+    training.optimizer.restore(tensors["optimizer"])
+    torch.set_rng_state(tensors["objective"].pop("torch_rng"))
+    training.objective.restore(tensors["objective"])
 
 
-def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into model, optimizer and torch's generator; returns its JSON state.
-
-    Raises CheckpointError if a file is missing, damaged or of another model.
-    """
-    try:
-        weights = load_file(path / "model.safetensors")
-        tensors = load_file(path / "optimizer.safetensors")
-        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
-        hint = "delete that folder to resume from the checkpoint before it"
-        raise CheckpointError(f"{path}: {error}", hint) from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} holds the weights of another model") from error
-    torch.set_rng_state(tensors.pop("torch_rng"))
-    optimizer.restore(tensors)
+def _state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return state
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _is_regular(path: Path) -> bool:
+    try:
+        return bool(_state(path)["regular"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint of a run."""
+    return (path / "state.json").is_file()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name. Raises CheckpointError if it is damaged."""
+    try:
+        return pieces.read(path, "weights", _state(path)["files"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: {error}", "take the checkpoint before it") from error

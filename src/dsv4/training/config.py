@@ -1,60 +1,79 @@
-"""Settings of a pre-training run."""
+"""Settings of training runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
 
 from dsv4.config import ModelConfig
 from dsv4.data.corpora import Source
+from dsv4.training.checkpoint import PIECE_BYTES
+from dsv4.training.loop import LoopSettings
+from dsv4.training.optimizer import OptimizerSettings
+from dsv4.training.precision import Precision, muon_dtype
 from dsv4.training.schedule import Schedule
+from dsv4.training.spikes import SpikeSettings
 
-Precision = Literal["float32", "bfloat16"]
 
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run over documents has. Equal settings give equal numbers on one machine.
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """One run. Two runs with equal settings give equal numbers on one machine.
-
-    model: architecture to train from scratch. sources, corpora: the mix, and the folder its
-    files are in. out: run folder (tokenizer, shards, checkpoints, metrics.jsonl).
-    tokenizer: a tokenizer.json to use; None trains one of the model's vocabulary on the mix.
-    batch_tokens: rows x positions of a micro-batch. max_length: longest row; longer documents
-    are cut. heldout: sources for the validation loss, measured every eval_every steps on
-    eval_batches micro-batches.
-    bias_speed: how far an expert's selection bias moves per step; V4's 0.001 suits runs of many
-    thousand steps.
+    out: run folder (tokenizer, shards, checkpoints, metrics.jsonl).
+    batch_tokens: rows x positions of a micro-batch. max_length: longest row in the end; longer
+    documents are cut.
     precision: `bfloat16` computes matrix products in bfloat16 with compiled ops (`ops/compiled`);
     only worth it where the processor does so natively.
-    dense: attend to all compressed entries, as V4 does at short lengths before its indexer is
-    trained, instead of the indexer's choice. indexer_steps: steps of indexer warm-up after a
-    dense run, with everything else frozen.
-    quantise_from: share of the run after which the forward pass sees weights as the released
-    formats round them (1: never).
-    checkpoint_minutes: wall time between checkpoints. max_minutes: stop (with a checkpoint) when
-    this much time is spent; the learning rate follows steps, never time.
+    device: where the model is, `cpu` or `cuda`. recompute: keep only what enters each layer for
+    the backward pass and compute the layer again: less memory, a third more work.
+    The others are those of `LoopSettings`, which also says what they mean.
+    """
+
+    out: Path
+    schedule: Schedule
+    batch_tokens: int = 8192
+    max_length: int = 512
+    seed: int = 0
+    precision: Precision = "float32"
+    device: str = "cpu"
+    recompute: bool = False
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    clip: float = 1.0
+    bias_speed: float = 1e-3
+    quantise_from: float = 1.0
+    eval_every: int = 100
+    eval_batches: int = 8
+    checkpoint_every: int = 50
+    piece_bytes: int = PIECE_BYTES
+    max_minutes: float | None = None
+    spikes: SpikeSettings | None = None
+
+    def loop(self) -> LoopSettings:
+        """The part of the settings that the loop reads."""
+        shared = {f.name: getattr(self, f.name) for f in fields(LoopSettings)}
+        optimizer = replace(self.optimizer, muon_dtype=muon_dtype(self.precision))
+        return LoopSettings(**shared | {"optimizer": optimizer})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A pre-training run.
+
+    model: architecture. init: folder whose weights it starts from (a model folder, or a checkpoint
+    of another run); None: random ones. sources, corpora: the mix, and the folder its files are in.
+    tokenizer: a tokenizer.json to use; None takes that of `init`, or trains one of the model's
+    vocabulary on the mix, whose tokens hold at most `digits` digits (V4: 3; with 1 a small model
+    learns sums sooner).
+    heldout: sources for the validation loss, measured every eval_every steps on eval_batches
+    micro-batches; heldout_folder: where their files are, if not in `corpora`.
     """
 
     model: ModelConfig
     sources: tuple[Source, ...]
     corpora: Path
-    out: Path
-    schedule: Schedule
+    init: Path | None = None
     tokenizer: Path | None = None
-    batch_tokens: int = 8192
-    max_length: int = 512
-    seed: int = 0
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    bias_speed: float = 1e-3
-    precision: Precision = "float32"
-    dense: bool = True
-    indexer_steps: int = 0
-    quantise_from: float = 1.0
+    digits: int = 3
     heldout: tuple[Source, ...] = ()
     heldout_folder: Path | None = None
-    eval_every: int = 100
-    eval_batches: int = 8
-    checkpoint_minutes: float = 5.0
-    max_minutes: float | None = None
+    spikes: SpikeSettings | None = field(default_factory=SpikeSettings)

@@ -1,162 +1,137 @@
-"""Warm-up of the lightning indexer: teach it what the dense attention reads.
+"""The lightning indexer's own loss: its scores are to be the attention they stand for.
 
-The language loss gives the indexer no gradient, for its choice is discrete. V4 trains the model
-with dense attention first and then, the rest frozen, brings the index scores to the attention
-they are to replace (V4 report section 4.2.2; the loss is that of the V3.2 report):
+The language loss gives the indexer no gradient, for its choice is discrete. Its loss is that of
+the V3.2 report (V4 does not restate it):
 
     KL( p || softmax(I) ),   p = attention summed over heads, normalised over the entries
 
-for every query, over the compressed entries it may see. Inputs are detached.
+for every query, over the compressed entries it may see while attention is dense (warm-up, the
+rest of the model frozen), and over the entries it chose once attention is sparse, beside the
+language loss. Inputs are detached: only the indexers learn from it.
 
-Shapes: B rows, T positions, N entries, H heads.
+Shapes: B rows, T positions, N entries, K chosen entries, S scored entries (N or K), H heads,
+Q queries of a block.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dsv4 import ops
 from dsv4.config import CSA
-from dsv4.data.batches import Batch, Batches, Position
-from dsv4.model.attention import Attention
-from dsv4.model.indexer import Indexer
-from dsv4.model.transformer import Transformer
-from dsv4.numerics.policy import Numerics
-from dsv4.training.optimizer import Optimizer
-from dsv4.training.schedule import Schedule
+from dsv4.data.batches import Batch
+from dsv4.model.attention import Attention, Reading
 
-Report = Callable[[dict[str, Any]], None]
+_QUERIES = 128
+"""Queries whose attention is computed together: bounds it to B x Q x H x (window + Q + entries)."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What one CSA layer computed: its indexer, the indexer's inputs, the attention's inputs."""
-
-    indexer: Indexer
-    x_BTD: Tensor
-    query_BTQ: Tensor
-    rotation: tuple[Tensor, Tensor]
-    omega: Tensor
-    numerics: Numerics
-    q_BTHC: Tensor
-    window_BTC: Tensor
-    entries_BNC: Tensor
-    sink_H: Tensor
-    window: int
+def is_indexer(name: str) -> bool:
+    """Whether the parameter called `name` belongs to an indexer."""
+    return ".indexer." in name
 
 
-def train_indexers(
-    model: Transformer, batches: Batches, schedule: Schedule, report: Report = lambda record: None
-) -> None:
-    """Train only the indexers, in place. Reports `indexer_step` and `indexer_loss`.
-
-    Rows too short to have two compressed entries teach nothing; they are skipped.
-    """
-    wanted = {name for name, _ in model.named_parameters() if ".indexer." in name}
-    frozen = [p for n, p in model.named_parameters() if p.requires_grad and n not in wanted]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        optimizer = Optimizer(model, model.config, weight_decay=0.0)
-        position = Position()
-        for step in range(schedule.steps):
-            batch, position = _next_long(batches, position)
-            with _watching(model) as seen, torch.no_grad():
-                model(batch.ids_BT, last_only=True)
-            losses = [indexer_loss(layer, batch) for layer in seen]
-            loss = torch.stack(losses).mean()
-            loss.backward()
-            optimizer.step(schedule.rate(step))
-            report({"indexer_step": step + 1, "indexer_loss": float(loss.detach())})
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-
-
-def indexer_loss(seen: Seen, batch: Batch) -> Tensor:
-    """Mean KL divergence of one layer over the real queries that see two entries or more."""
-    target_BTN, visible_TN = attention_over_entries(seen)
-    scores_BTN = index_scores(seen).masked_fill(~visible_TN, float("-inf"))
-    log_q = torch.log_softmax(scores_BTN, -1)
-    gap = torch.where(target_BTN > 0, target_BTN * (target_BTN.clamp_min(1e-30).log() - log_q), 0.0)
-    counted = batch.valid_BT() & (visible_TN.sum(-1) >= 2)
-    return gap.sum(-1)[counted].mean()
-
-
-def attention_over_entries(seen: Seen) -> tuple[Tensor, Tensor]:
-    """Head-summed attention on the entries, normalised [B, T, N], and which are visible [T, N]."""
-    q_BTHC, scale = seen.q_BTHC.float(), seen.q_BTHC.shape[-1] ** -0.5
-    near = torch.einsum("bthc,bsc->bths", q_BTHC, seen.window_BTC.float()) * scale
-    far = torch.einsum("bthc,bnc->bthn", q_BTHC, seen.entries_BNC.float()) * scale
-    place = torch.arange(near.shape[1])
-    band = (place <= place[:, None]) & (place > place[:, None] - seen.window)
-    visible_TN = torch.arange(far.shape[-1]) < (place[:, None] + 1) // CSA
-    near = near.masked_fill(~band[:, None], float("-inf"))
-    far = far.masked_fill(~visible_TN[:, None], float("-inf"))
-    sink = seen.sink_H[:, None].expand(*near.shape[:3], 1)
-    joint = torch.softmax(torch.cat((near, far, sink), -1), -1)
-    summed = joint[..., near.shape[-1] : -1].sum(2)
-    return summed / summed.sum(-1, keepdim=True).clamp_min(1e-30), visible_TN
-
-
-def index_scores(seen: Seen) -> Tensor:
-    """The indexer's score of every entry for every query [B, T, N] (report eqs. 15-17)."""
-    indexer, numerics = seen.indexer, seen.numerics
-    keys = indexer.compressor(seen.x_BTD, seen.omega, 0, None, numerics)
-    q = ops.linear(seen.query_BTQ, indexer.wq_b.weight, numerics)
-    q = ops.rotate(q.unflatten(-1, (indexer.heads, -1)), *seen.rotation)
-    weight = ops.linear(seen.x_BTD, indexer.weights_proj.weight, numerics) * indexer.scale
-    dots = torch.einsum("bthi,bni->bthn", q.float(), keys.float()).relu()
-    return torch.einsum("bthn,bth->btn", dots, weight.float())
-
-
-def _next_long(batches: Batches, position: Position) -> tuple[Batch, Position]:
-    """The next batch whose rows have compressed entries to choose from."""
-    while True:
-        batch, position = batches.next(position)
-        if batch.ids_BT.shape[1] >= 4 * CSA:
-            return batch, position
+def read_densely(model: nn.Module, dense: bool) -> None:
+    """Have every CSA layer read all its compressed entries, or those its indexer chooses."""
+    for attention in _csa_layers(model):
+        attention.dense = dense
 
 
 @contextlib.contextmanager
-def _watching(model: Transformer) -> Iterator[list[Seen]]:
-    """Collect what every CSA layer computes in a forward pass without a state; reads densely."""
-    found: list[Seen] = []
-    asked: list[tuple[Indexer, tuple[Any, ...]]] = []
-    attend, backend = ops.attend._bound, ops.attend.backend
-
-    def watch(*args: Any, **kwargs: Any) -> Tensor:
-        if asked:
-            indexer, (x, query, rotation, omega, _, _, numerics) = asked.pop()
-            q, window, entries, _, sink = args
-            found.append(
-                Seen(indexer, x, query, rotation, omega, numerics, q, window, entries, sink,
-                     kwargs["window"])
-            )  # fmt: skip
-        return attend(*args, **kwargs)
-
-    indexers = [
-        attention.indexer
-        for attention in (cast(Attention, layer.attn) for layer in model.layers)
-        if attention.indexer is not None
-    ]
-    before = [indexer.__dict__.get("forward") for indexer in indexers]
-    for indexer in indexers:
-        indexer.__dict__["forward"] = lambda *args, of=indexer: asked.append((of, args))
-    ops.attend.implementations["watched"] = watch
-    ops.attend.bind("watched")
+def observed(model: nn.Module) -> Iterator[list[Reading]]:
+    """Collect what every CSA layer reads in the forward passes inside a `with` block."""
+    found: list[Reading] = []
+    layers = _csa_layers(model)
+    for attention in layers:
+        attention.observer = found.append
     try:
         yield found
     finally:
-        ops.attend.bind(backend)
-        del ops.attend.implementations["watched"]
-        for indexer, forward in zip(indexers, before, strict=True):
-            del indexer.__dict__["forward"]
-            if forward is not None:
-                indexer.__dict__["forward"] = forward
+        for attention in layers:
+            attention.observer = None
+
+
+def count_queries(batches: Sequence[Batch]) -> int:
+    """Real queries that see two entries or more: those the loss is a mean over."""
+    blind = 2 * CSA - 1
+    return sum(int((batch.length_B - blind).clamp_min(0).sum()) for batch in batches)
+
+
+def indexer_loss(reading: Reading, batch: Batch) -> Tensor:
+    """KL divergence of one layer, summed over the queries that `count_queries` counts."""
+    seen_TS, target_BTS = attention_over_entries(reading)
+    scores_BTS = index_scores(reading)
+    log_q_BTS = torch.log_softmax(scores_BTS.masked_fill(~seen_TS, float("-inf")), -1)
+    gap = target_BTS * (target_BTS.clamp_min(1e-30).log() - log_q_BTS)
+    visible_T = _visible(reading.q_BTHC.shape[1], reading.q_BTHC.device)
+    counted_BT = batch.valid_BT() & (visible_T >= 2)
+    return torch.where(target_BTS > 0, gap, 0.0).sum(-1)[counted_BT].sum()
+
+
+@torch.no_grad()
+def attention_over_entries(reading: Reading) -> tuple[Tensor, Tensor]:
+    """(which scored entries a query sees, head-summed attention on them, normalised).
+
+    The first is `[T, N]` of dense attention and `[B, T, K]` of the chosen entries.
+    """
+    B, T, H, C = reading.q_BTHC.shape
+    window, sink_H = reading.window, reading.sink_H.float()
+    kv_BTC, entries_BNC = reading.window_BTC.float(), reading.entries_BNC.float()
+    selected_BTK, device = reading.selected_BTK, reading.q_BTHC.device
+    if selected_BTK is None:
+        seen = torch.arange(entries_BNC.shape[1], device=device) < _visible(T, device)[:, None]
+    else:
+        seen = selected_BTK >= 0
+    parts = []
+    for begin in range(0, T, _QUERIES):
+        end, first = min(begin + _QUERIES, T), max(0, begin - window + 1)
+        q_BQHC = reading.q_BTHC[:, begin:end].float() * C**-0.5
+        own_Q = torch.arange(begin, end, device=device)[:, None]
+        place_S = torch.arange(first, end, device=device)
+        band_QS = (place_S <= own_Q) & (place_S > own_Q - window)
+        near = torch.einsum("bqhc,bsc->bqhs", q_BQHC, kv_BTC[:, first:end])
+        near = near.masked_fill(~band_QS[:, None], float("-inf"))
+        if selected_BTK is None:
+            far = torch.einsum("bqhc,bnc->bqhn", q_BQHC, entries_BNC)
+            far = far.masked_fill(~seen[begin:end, None], float("-inf"))
+        else:
+            far = torch.einsum(
+                "bqhc,bqkc->bqhk", q_BQHC, _chosen(entries_BNC, selected_BTK[:, begin:end])
+            )
+            far = far.masked_fill(~seen[:, begin:end, None], float("-inf"))
+        sink = sink_H[:, None].expand(*near.shape[:3], 1)
+        joint = torch.softmax(torch.cat((far, near, sink), -1), -1)
+        parts.append(joint[..., : far.shape[-1]].sum(2))
+    summed = torch.cat(parts, 1)
+    return seen, summed / summed.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+def index_scores(reading: Reading) -> Tensor:
+    """The indexer's scores of the entries that count `[B, T, S]` (report eqs. 15-17)."""
+    question, selected_BTK = reading.question, reading.selected_BTK
+    q_BTHI, keys_BNI = question.q_BTHI.float(), question.keys_BNI.float()
+    if selected_BTK is None:
+        dots_BTHS = torch.einsum("bthi,bni->bthn", q_BTHI, keys_BNI)
+    else:
+        dots_BTHS = torch.einsum("bthi,btki->bthk", q_BTHI, _chosen(keys_BNI, selected_BTK))
+    return torch.einsum("bths,bth->bts", dots_BTHS.relu(), question.weights_BTH.float())
+
+
+def _visible(length: int, device: torch.device) -> Tensor:
+    """How many entries every position sees `[T]`."""
+    return (torch.arange(length, device=device) + 1) // CSA
+
+
+def _chosen(rows_BNX: Tensor, selected_BTK: Tensor) -> Tensor:
+    """The selected rows `[B, T, K, X]`; row 0 where there is none."""
+    batch_B11 = torch.arange(len(rows_BNX), device=rows_BNX.device)[:, None, None]
+    return rows_BNX[batch_B11, selected_BTK.clamp(min=0)]
+
+
+def _csa_layers(model: nn.Module) -> list[Attention]:
+    """The layers with an indexer, in order."""
+    modules = model.modules()
+    return [m for m in modules if isinstance(m, Attention) and m.indexer is not None]

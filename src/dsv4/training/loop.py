@@ -1,184 +1,277 @@
-"""The training loop: batches in, checkpoints and metrics out, resumable to the bit."""
+"""The training loop: batches in, checkpoints and metrics out, resumable to the bit.
+
+What is trained on what is an `objective.Objective`. Everything that decides the numbers of a run
+depends on its settings and steps, never on time: a run that was killed, resumed, or that went
+back after a spike gives the numbers of one that was not cut.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dsv4 import parallel
 from dsv4.config import ModelConfig
-from dsv4.data.batches import Batch, Batches, Position
-from dsv4.training import checkpoint
-from dsv4.training.loss import (
-    LanguageModel,
-    Losses,
-    compute_losses,
-    count_targets,
-    cross_entropy,
-    move_biases,
-)
-from dsv4.training.optimizer import Optimizer
+from dsv4.data.batches import Position
+from dsv4.errors import TrainingError
+from dsv4.training.activations import largest_activations
+from dsv4.training.anticipation import Anticipation, Fetched
+from dsv4.training.checkpoint import PIECE_BYTES, Folder, Restored, Training
+from dsv4.training.gradients import clip, complete
+from dsv4.training.loss import move_biases
+from dsv4.training.metrics import Log, Record, Report, means, overload, sum_loads
+from dsv4.training.objective import Loss, Objective
+from dsv4.training.optimizer import Optimizer, OptimizerSettings
 from dsv4.training.rounding import released_formats, rounded_weights
+from dsv4.training.routing import given_routing
 from dsv4.training.schedule import Schedule
+from dsv4.training.spikes import SpikeDetector, SpikeSettings
 
-Report = Callable[[dict[str, Any]], None]
+DETAILS_EVERY = 10
+"""Steps between records that tell activations and loads layer by layer."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop needs besides model and data; fields as in `TrainConfig`."""
+    """What the loop needs besides model and objective.
+
+    out: run folder (checkpoints, metrics.jsonl). clip: norm that gradients are scaled down to.
+    bias_speed: how far an expert's selection bias moves per step.
+    quantise_from: share of the run after which the forward pass sees weights as the released
+    formats round them (1: never). eval_every, checkpoint_every: steps between them.
+    piece_bytes: the most tensor data of a checkpoint's file.
+    max_minutes: save and stop when this much time is spent.
+    spikes: what to do about loss spikes; None: nothing.
+    """
 
     out: Path
     schedule: Schedule
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     clip: float = 1.0
     bias_speed: float = 1e-3
-    weight_decay: float = 0.1
     quantise_from: float = 1.0
-    muon_dtype: torch.dtype = torch.float32
     eval_every: int = 100
-    checkpoint_minutes: float = 5.0
+    checkpoint_every: int = 50
+    piece_bytes: int = PIECE_BYTES
     max_minutes: float | None = None
+    spikes: SpikeSettings | None = None
 
 
 class Trainer:
-    """One run over one model. Fields: `step` done so far, `tokens` seen so far."""
+    """One run over one model.
+
+    Fields: `step` done so far, `tokens` seen so far, `position` in the objective's batches,
+    `recoveries` from spikes so far.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         config: ModelConfig,
-        batches: Batches,
+        objective: Objective[Any],
         settings: LoopSettings,
-        validation: tuple[Batch, ...] = (),
     ) -> None:
-        self.model, self.config, self.batches = model, config, batches
-        self.settings, self.validation = settings, validation
-        self.optimizer = Optimizer(
-            model,
-            config,
-            weight_decay=settings.weight_decay,
-            muon_dtype=settings.muon_dtype,
-        )
-        self.step, self.tokens, self.position = 0, 0, Position()
+        self.model, self.config, self.objective = model, config, objective
+        self.settings = settings
+        self.optimizer = Optimizer(model, config, settings.optimizer)
+        self.step, self.tokens, self.position, self.recoveries = 0, 0, Position(), 0
+        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._training = Training(model, self.optimizer, objective, frozenset(self._trained))
         self._formats = released_formats(config)
         self._biases = _router_biases(model, config)
-        self._metrics = settings.out / "metrics.jsonl"
-        self._checkpoints = settings.out / "checkpoints"
+        self._log = Log(settings.out / "metrics.jsonl")
+        self._folder = Folder(settings.out / "checkpoints", settings.piece_bytes)
+        spikes = settings.spikes if objective.foresees else None
+        self._spikes = SpikeDetector(spikes) if spikes is not None else None
+        self._fetching = Anticipation(model, objective, spikes.lag if spikes is not None else 0)
         self._stop = False
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint, if there is one. Metrics past it are dropped."""
-        found = checkpoint.find(self._checkpoints)
-        if not found:
-            self._metrics.unlink(missing_ok=True)
+        """Continue from the newest intact checkpoint, if there is one.
+
+        Metrics past it are dropped: they will be written again.
+        """
+        restored = self._folder.restore(self._training)
+        if restored is None:
+            self._log.clear()
             return False
-        state = checkpoint.restore(found[-1], self.model, self.optimizer)
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.position = Position(**state["position"])
-        if self._metrics.is_file():
-            lines = self._metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= self.step]
-            self._metrics.write_text("".join(kept))
+        self._load(restored)
+        self._log.rewind(self.step, self.recoveries)
         return True
 
     def run(self, report: Report = lambda record: None) -> bool:
         """Train to the end of the schedule; False if a signal or the time limit ended it early.
 
-        Calls `report` with every metrics record. SIGINT and SIGTERM finish the step under way,
-        save and return.
+        Calls `report` with every record. SIGINT and SIGTERM finish the step under way, save and
+        return. Raises TrainingError if the loss is not a number and nothing can be done about it.
         """
         settings, began = self.settings, time.monotonic()
-        saved = began
+        if self._spikes is not None and self.step == 0:
+            self.save()  # a spike may come before the next one
         with self._signals():
             while self.step < settings.schedule.steps and not self._stop:
                 record = self._train_step()
-                last = self.step == settings.schedule.steps
-                if self.validation and (self.step % settings.eval_every == 0 or last):
-                    record["validation_loss"] = self.validate()
-                self._write(record)
+                if "event" not in record:
+                    last = self.step == settings.schedule.steps
+                    if self.step % settings.eval_every == 0 or last:
+                        record |= self.validate()
+                self._log.write(record)
                 report(record)
-                now = time.monotonic()
                 limit = settings.max_minutes
-                self._stop |= limit is not None and now - began > 60 * limit
-                if last or self._stop or now - saved > 60 * settings.checkpoint_minutes:
+                self._stop |= limit is not None and time.monotonic() - began > 60 * limit
+                self._stop = parallel.any_of(self._stop)
+                if self._stop or self.step % settings.checkpoint_every == 0:
                     self.save()
-                    saved = now
-        return self.step == settings.schedule.steps
+        finished = self.step == settings.schedule.steps
+        if finished:
+            self.save()
+        return finished
 
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
-        state = {"tokens": self.tokens, "position": asdict(self.position)}
-        return checkpoint.save(self._checkpoints, self.step, self.model, self.optimizer, state)
-
-    @torch.no_grad()
-    def validate(self) -> float:
-        """Mean next-token loss of the validation batches, with the weights a user would get."""
-        model = cast(LanguageModel, self.model)
-        with self._rounded():
-            sums = [
-                cross_entropy(model, model.features(batch.ids_BT), batch, ahead=1)
-                for batch in self.validation
-            ]
-        return float(sum(s for s, _ in sums)) / sum(n for _, n in sums)
-
-    def _train_step(self) -> dict[str, Any]:
-        began, schedule = time.monotonic(), self.settings.schedule
-        batches = []
-        for _ in range(schedule.micro_batches(self.step)):
-            batch, self.position = self.batches.next(self.position)
-            batches.append(batch)
-        targets, weight = count_targets(batches), schedule.mtp_weight(self.step)
-        done: list[Losses] = []
-        with self._rounded():
-            for batch in batches:
-                losses = compute_losses(
-                    cast(LanguageModel, self.model),
-                    batch,
-                    targets=targets,
-                    mtp_weight=weight,
-                    hash_layers=self.config.num_hash_layers,
-                )
-                losses.total.backward()
-                done.append(losses)
-        trained = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(trained, self.settings.clip))
-        rate = schedule.rate(self.step)
-        self.optimizer.step(rate)
-        load = _sum_loads(done)
-        move_biases(self._biases, load, self.settings.bias_speed)
-        self.step += 1
-        self.tokens += sum(batch.tokens for batch in batches)
-        seconds = time.monotonic() - began
-        return {
+        state = {
             "step": self.step,
             "tokens": self.tokens,
-            "loss": sum(d.token for d in done) / targets,
-            "mtp_loss": sum(d.mtp for d in done) / max(1, sum(d.mtp_targets for d in done)),
-            "balance": sum(d.balance for d in done) / len(done),
-            "overload": max((float(n.max() / n.float().mean()) for n in load.values()), default=1),
+            "position": asdict(self.position),
+            "recoveries": self.recoveries,
+            "anticipating": self._fetching.until,
+            "regime": self._spikes.regime if self._spikes is not None else "",
+            "losses": self._spikes.losses if self._spikes is not None else [],
+        }
+        regular = self.step % self.settings.checkpoint_every == 0
+        return self._folder.save(self._training, state, self._fetching.state(), regular=regular)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The objective's held-out metrics, with the weights a user would get."""
+        with self._rounded():
+            return self.objective.validate()
+
+    def _train_step(self) -> Record:
+        """One optimizer step, or the recovery from one that went wrong."""
+        began, step = time.monotonic(), self.step
+        for name, parameter in self._trained.items():
+            parameter.requires_grad_(self.objective.trains(name, step))
+        detailed = (step + 1) % DETAILS_EVERY == 0
+        with self._rounded(), contextlib.ExitStack() as stack:
+            fetched = self._fetching.fetch(self.position, step)
+            peaks = stack.enter_context(largest_activations(self.model)) if detailed else {}
+            done = self._differentiate(fetched)
+        complete(self._trained)
+        norm = clip(self._trained, self.settings.clip)
+        measured = means(done)
+        if self._is_spike(measured.get("loss"), norm):
+            return self._recover(measured.get("loss"), norm)
+        rate = self.settings.schedule.rate(step)
+        self.optimizer.step(rate)
+        load = sum_loads(done)
+        move_biases(self._biases, load, self.settings.bias_speed)
+        self.step, self.position = step + 1, fetched.position
+        tokens = int(parallel.add(torch.tensor(sum(loss.tokens for loss in done))))
+        self.tokens += tokens
+        seconds = time.monotonic() - began
+        busiest = overload(load)
+        record: Record = {
+            "step": self.step,
+            "tokens": self.tokens,
+            **measured,
+            "overload": max(busiest.values(), default=1.0),
             "lr": rate,
             "grad_norm": norm,
             "seconds": round(seconds, 3),
-            "tokens_per_second": round(sum(batch.tokens for batch in batches) / seconds, 1),
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+        regime = self.objective.regime(step)
+        if regime:
+            record["regime"] = regime
+        if detailed:
+            record["max_activation"] = {str(layer): float(x) for layer, x in peaks.items()}
+            record["layer_overload"] = {str(layer): x for layer, x in busiest.items()}
+        return record
+
+    def _differentiate(self, fetched: Fetched) -> list[Loss]:
+        """Gradients of this process's micro-batches; a process without one repeats the last."""
+        done: list[Loss] = []
+        batches, processes = fetched.batches, parallel.size()
+        for first in range(0, len(batches), processes):
+            number = first + parallel.rank()
+            counts = number < len(batches)
+            number = min(number, len(batches) - 1)
+            with contextlib.ExitStack() as stack:
+                if fetched.routes:
+                    stack.enter_context(given_routing(self.model, fetched.routes[number]))
+                loss = self.objective.loss(batches[number], batches, self.step)
+                # Divided gradients are averaged over the processes; they are to be summed.
+                (loss.total * (processes if counts else 0)).backward()
+            done.append(loss if counts else loss.nothing())
+        return done
+
+    def _is_spike(self, loss: float | None, norm: float) -> bool:
+        """Whether the step under way is to be undone, by its loss and the norm of its gradients."""
+        finite = math.isfinite(norm) and (loss is None or math.isfinite(loss))
+        if self._spikes is not None and self.step >= self._fetching.until:
+            if loss is None or not finite:
+                return not finite
+            regime = self.objective.regime(self.step)
+            return self._spikes.is_spike(loss, f"{regime}{', rounded' if self._rounds() else ''}")
+        if not finite:
+            raise TrainingError(
+                f"step {self.step + 1}: the loss is {loss}, the norm of its gradients {norm}",
+                "lower the learning rate or lengthen its warm-up",
+            )
+        return False
+
+    def _recover(self, loss: float | None, norm: float) -> Record:
+        """Back to the last regular checkpoint, and on from there with routing by older weights."""
+        assert self._spikes is not None
+        at, recoveries = self.step + 1, self.recoveries + 1
+        for parameter in self._trained.values():
+            parameter.grad = None
+        restored = self._folder.restore(self._training, regular=True)
+        if restored is None:
+            raise TrainingError("there is no checkpoint to go back to", "start the run anew")
+        self._load(restored)
+        self.recoveries = recoveries
+        self._fetching.start(at + self._spikes.settings.steps)
+        self._spikes.losses = []
+        dropped = self._log.rewind(self.step, recoveries)
+        self.save()
+        return {
+            "event": "spike",
+            "step": self.step,
+            "recoveries": recoveries,
+            "at": at,
+            "loss": loss if loss is None or math.isfinite(loss) else str(loss),
+            "grad_norm": norm if math.isfinite(norm) else str(norm),
+            "losses_before": [record["loss"] for record in dropped if "loss" in record],
         }
 
-    def _rounded(self) -> contextlib.AbstractContextManager[None]:
-        active = self.step >= self.settings.quantise_from * self.settings.schedule.steps
-        return rounded_weights(self.model, self._formats) if active else contextlib.nullcontext()
+    def _load(self, restored: Restored) -> None:
+        """Take over the numbers of a checkpoint whose tensors are in place."""
+        state = restored.state
+        self.step, self.tokens = state["step"], state["tokens"]
+        self.position, self.recoveries = Position(**state["position"]), state["recoveries"]
+        self._fetching.restore(restored.routes, self.position, self.step, state["anticipating"])
+        if self._spikes is not None:
+            self._spikes.regime, self._spikes.losses = state["regime"], state["losses"]
 
-    def _write(self, record: dict[str, Any]) -> None:
-        self._metrics.parent.mkdir(parents=True, exist_ok=True)
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    def _rounds(self) -> bool:
+        share = self.settings.quantise_from
+        return share < 1 and self.step >= share * self.settings.schedule.steps
+
+    def _rounded(self) -> contextlib.AbstractContextManager[None]:
+        active = self._rounds()
+        return rounded_weights(self.model, self._formats) if active else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -203,19 +296,3 @@ def _router_biases(model: nn.Module, config: ModelConfig) -> dict[int, Tensor]:
             where, number = name.split(".")[:2]
             found[int(number) + (config.num_hidden_layers if where == "mtp" else 0)] = tensor
     return found
-
-
-def _sum_loads(done: list[Losses]) -> dict[int, Tensor]:
-    total: dict[int, Tensor] = {}
-    for losses in done:
-        for layer, load in losses.load.items():
-            total[layer] = total[layer] + load if layer in total else load
-    return total
-
-
-def _step_of(line: str) -> int:
-    """Step of a metrics line; a line cut off by a kill counts as past every checkpoint."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return 1 << 62

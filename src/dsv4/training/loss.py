@@ -70,8 +70,8 @@ class Losses:
 
 
 def count_targets(batches: Iterable[Batch]) -> int:
-    """Tokens predicted in the batches: every token but the first of each row."""
-    return sum(batch.tokens - len(batch.length_B) for batch in batches)
+    """Tokens predicted in the batches: all that are learned but the first of each row."""
+    return sum(int(batch.predicted_BT(1).sum()) for batch in batches)
 
 
 def compute_losses(
@@ -114,7 +114,7 @@ def cross_entropy(
     model: LanguageModel, output: Features, batch: Batch, ahead: int
 ) -> tuple[Tensor, int]:
     """Summed cross-entropy of the token `ahead` positions later, and how many were summed."""
-    chosen = batch.valid_BT(ahead).flatten().nonzero().squeeze(1)
+    chosen = batch.predicted_BT(ahead).flatten().nonzero().squeeze(1)
     wanted = torch.roll(batch.ids_BT, -ahead, dims=1).flatten()[chosen]
     x_ND = output.x_BTD.flatten(0, 1).index_select(0, chosen)
     return ops.head_loss(x_ND, model.head.weight, wanted, model.numerics), len(chosen)

@@ -13,17 +13,22 @@ AdamW, and both optimisers share one learning rate.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from dsv4 import parallel
+
 UPDATE_RMS = 0.18
 _FAST = (3.4445, -4.7750, 2.0315)  # grows small singular values quickly, ends in 0.7..1.2
 _CLEAN = (2.0, -1.5, 0.5)  # converges to exactly 1 from there
 _STEPS = (_FAST,) * 8 + (_CLEAN,) * 2
 _TINY = 1e-30
+_TOGETHER = 1 << 26
+"""Elements that are orthogonalised together at most, unless a single matrix has more."""
 
 
 def orthogonalise(x_KNM: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -46,7 +51,10 @@ class Muon:
     """Muon over named matrices.
 
     pieces: for every name, the row counts of the independent matrices stacked in that parameter
-    (one entry: the parameter is one matrix). Matrices of one shape are orthogonalised together.
+    (one entry: the parameter is one matrix). Parameters of one form are orthogonalised together.
+
+    In a run of several processes every matrix has an owner, which orthogonalises it as a whole
+    and hands out the result, so that the work is divided.
     """
 
     def __init__(
@@ -65,18 +73,40 @@ class Muon:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Update every parameter that has a gradient, in place."""
-        groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        forms: dict[tuple[tuple[int, ...], ...], list[str]] = defaultdict(list)
         for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            moving = self.momenta[name].mul_(self._momentum).add_(parameter.grad)
-            ahead = moving.mul(self._momentum).add_(parameter.grad)
-            rows = list(self._pieces[name])
-            pairs = zip(parameter.split(rows), ahead.split(rows), strict=True)
-            for weight, direction in pairs:
-                groups[tuple(weight.shape)].append((weight, direction))
-        for shape, members in groups.items():
-            stack = torch.stack([direction for _, direction in members])
-            update = orthogonalise(stack, self._dtype).mul_(UPDATE_RMS * max(shape) ** 0.5)
-            for (weight, _), change in zip(members, update, strict=True):
-                weight.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
+            if parameter.grad is not None:
+                forms[tuple(parameter.shape), tuple(self._pieces[name])].append(name)
+        for (shape, pieces), names in forms.items():
+            together = max(1, _TOGETHER // math.prod(shape))
+            for begin in range(0, len(names), together):
+                self._update(names[begin : begin + together], pieces, lr)
+
+    def _update(self, names: Sequence[str], pieces: Sequence[int], lr: float) -> None:
+        """Update parameters of one form."""
+        directions = [self._direction(name) for name in names]
+        mine = parallel.wholes(directions)[parallel.rank() :: parallel.size()]
+        changes = parallel.own_parts(self._orthogonalised(mine, pieces), directions)
+        for name, change in zip(names, changes, strict=True):
+            parameter = parallel.own_part(self._parameters[name])
+            parameter.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
+
+    def _direction(self, name: str) -> Tensor:
+        """Moves the momentum on and looks one step ahead of it."""
+        gradient = self._parameters[name].grad
+        assert gradient is not None
+        moving = self.momenta[name].mul_(self._momentum).add_(gradient)
+        return moving.mul(self._momentum).add_(gradient)
+
+    def _orthogonalised(self, directions_KNM: Tensor, pieces: Sequence[int]) -> Tensor:
+        """The updates that a stack of directions leads to, piece by piece."""
+        if not len(directions_KNM):
+            return directions_KNM
+        parts = directions_KNM.split(list(pieces), dim=1)
+        return torch.cat(
+            [
+                orthogonalise(part, self._dtype).mul_(UPDATE_RMS * max(part.shape[1:]) ** 0.5)
+                for part in parts
+            ],
+            dim=1,
+        )

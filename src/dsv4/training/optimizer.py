@@ -4,114 +4,117 @@
 |---|---|---|
 | every matrix of the layers and of MTP, router and mHC projections included | Muon | 0.1 |
 | embed, head, RMSNorm weights, mHC base and scale | AdamW | 0.1 |
-| attention sinks, compressor position biases (`ape`) | AdamW | none |
+| attention sinks, compressor position biases (`ape`), Engram's gate and filters | AdamW | none |
+| Engram tables | row Adam or balanced momentum, at 5 times the rate | none |
 
 The report does not say who trains sinks and position biases; they are not matrices in the sense
 of Muon, and decay would pull them towards an arbitrary zero. The router's selection bias is
-moved by load, not by gradient (`loss.move_biases`).
+moved by load, not by gradient (`loss.move_biases`). The Engram rows are those of its paper and of
+V4.1 (the balanced momentum).
 
 Logically independent matrices that share a tensor are updated separately: the groups of `wo_a`,
-the collapse, expand and mixing rows of mHC, the two series of an overlapping compressor.
+the collapse, expand and mixing rows of mHC, the two series of an overlapping compressor, the keys
+and the value of an Engram projection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dsv4 import parallel
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
+from dsv4.training.adam import EPSILON, AdamW, RowAdam
+from dsv4.training.balanced import BalancedMomentum
 from dsv4.training.muon import Muon
 
-_NO_DECAY = ("attn_sink", ".ape")
+_TABLE = "engram.embed.weight"
+_NO_DECAY = ("attn_sink", ".ape", "engram.q_weight", "engram.k_weight", "engram.conv.weight")
 _ADAM = ("embed.weight", "head.weight", "norm.weight", "_base", "_scale", *_NO_DECAY)
+_TABLE_RATE = 5.0
 
 
-class AdamW:
-    """AdamW over named tensors with V4's constants (epsilon 1e-20 needs float32 state)."""
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Who trains what.
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        decay: Mapping[str, float],
-        *,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-20,
-    ) -> None:
-        self._parameters, self._decay = dict(parameters), dict(decay)
-        self._betas, self._eps = betas, eps
-        self.steps = 0
-        self.first = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
-        self.second = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
+    matrices: optimiser of the layers' matrices; `adamw` is there to compare with. tables:
+    optimiser of Engram tables. eps: of AdamW; V4's lets every gradient move the weights as far,
+    however small it is. muon_dtype: of Muon's products.
+    """
 
-    @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Update every parameter that has a gradient, in place."""
-        self.steps += 1
-        fast, slow = self._betas
-        for name, parameter in self._parameters.items():
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            first = self.first[name].lerp_(gradient, 1 - fast)
-            second = self.second[name].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
-            scale = (second / (1 - slow**self.steps)).sqrt_().add_(self._eps)
-            parameter.mul_(1 - lr * self._decay[name])
-            parameter.addcdiv_(first, scale, value=-lr / (1 - fast**self.steps))
+    matrices: Literal["muon", "adamw"] = "muon"
+    tables: Literal["adam", "balanced"] = "adam"
+    weight_decay: float = 0.1
+    eps: float = EPSILON
+    muon_dtype: torch.dtype = torch.float32
 
 
 class Optimizer:
-    """Muon and AdamW over one model."""
+    """All optimisers over the parameters of one model that require gradients."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: ModelConfig,
-        *,
-        weight_decay: float = 0.1,
-        muon_dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, model: nn.Module, config: ModelConfig, settings: OptimizerSettings) -> None:
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        matrices = {n: p for n, p in named.items() if is_muon(n, p)}
-        rest = {n: p for n, p in named.items() if n not in matrices}
+        tables = {n: p for n, p in named.items() if n.endswith(_TABLE)}
+        matrices = {n: p for n, p in named.items() if settings.matrices == "muon" and is_muon(n, p)}
+        rest = {n: p for n, p in named.items() if n not in matrices and n not in tables}
         pieces = {n: split_rows(n, p, config) for n, p in matrices.items()}
-        decay = {n: 0.0 if n.endswith(_NO_DECAY) else weight_decay for n in rest}
-        self.muon = Muon(matrices, pieces, weight_decay=weight_decay, dtype=muon_dtype)
-        self.adamw = AdamW(rest, decay)
+        decay = {n: 0.0 if n.endswith(_NO_DECAY) else settings.weight_decay for n in rest}
+        self.muon = Muon(
+            matrices, pieces, weight_decay=settings.weight_decay, dtype=settings.muon_dtype
+        )
+        self.adamw = AdamW(rest, decay, eps=settings.eps)
+        balanced = settings.tables == "balanced"
+        self.rows = RowAdam({} if balanced else tables)
+        self.balanced = BalancedMomentum(tables if balanced else {})
         self._named = named
 
     def step(self, lr: float) -> None:
-        """One step of both, then forget the gradients."""
+        """One step of all, then forget the gradients."""
         self.muon.step(lr)
         self.adamw.step(lr)
+        self.rows.step(_TABLE_RATE * lr)
+        self.balanced.step(_TABLE_RATE * lr)
         for parameter in self._named.values():
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next step depends on, as named tensors (not copies)."""
-        tensors = {f"muon.{n}": t for n, t in self.muon.momenta.items()}
-        tensors |= {f"adamw.first.{n}": t for n, t in self.adamw.first.items()}
-        tensors |= {f"adamw.second.{n}": t for n, t in self.adamw.second.items()}
-        return tensors | {"adamw.steps": torch.tensor(self.adamw.steps)}
+        return dict(self._state())
 
-    @torch.no_grad()
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        groups = {
+            "muon": self.muon.momenta,
+            "adamw.first": self.adamw.first,
+            "adamw.second": self.adamw.second,
+            "rows.first": self.rows.first,
+            "rows.second": self.rows.second,
+            "rows.counts": self.rows.counts,
+            "balanced": self.balanced.momenta,
+        }
+        yield "adamw.counts", self.adamw.counts
+        for group, tensors in groups.items():
+            for name, tensor in tensors.items():
+                yield f"{group}.{name}", tensor
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put a saved state back. Raises CheckpointError if it is of another model."""
         own = self.state()
-        if set(own) != set(tensors):
-            odd = sorted(set(own) ^ set(tensors))
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in tensors.items()}:
+            odd = sorted(set(own) ^ set(tensors)) or ["shapes differ"]
             raise CheckpointError(f"optimizer state does not fit the model: {', '.join(odd[:5])}")
-        self.adamw.steps = int(tensors["adamw.steps"])
         for name, tensor in own.items():
-            if name != "adamw.steps":
-                tensor.copy_(tensors[name])
+            parallel.keep(tensor, tensors[name])
 
 
 def is_muon(name: str, parameter: Tensor) -> bool:
     """Whether Muon trains the parameter."""
-    return parameter.dim() == 2 and not name.endswith(_ADAM)
+    return parameter.dim() == 2 and not name.endswith((*_ADAM, _TABLE))
 
 
 def split_rows(name: str, parameter: Tensor, config: ModelConfig) -> tuple[int, ...]:
@@ -122,6 +125,8 @@ def split_rows(name: str, parameter: Tensor, config: ModelConfig) -> tuple[int, 
     if name.endswith(("hc_attn_fn", "hc_ffn_fn")):
         n = config.hc_mult
         return (n, n, rows - 2 * n)
+    if name.endswith("engram.wkv.weight"):
+        return (config.hidden_size,) * (rows // config.hidden_size)
     if ".compressor.w" in name:
         width = config.index_head_dim if ".indexer." in name else config.head_dim
         return (width,) * (rows // width)

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
-import torch
-
+from dsv4 import parallel
 from dsv4.data.batches import Batch, Batches, Mix, Position
 from dsv4.data.corpora import Source, read
 from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
-from dsv4.model.attention import Attention
 from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import init_weights
-from dsv4.ops.compiled import compiled_ops
-from dsv4.training.config import TrainConfig
-from dsv4.training.indexer import train_indexers
-from dsv4.training.loop import LoopSettings, Report, Trainer
-from dsv4.training.schedule import Schedule
-
-Status = Callable[[str], None]
-"""Called with one line about what is being prepared."""
+from dsv4.parallel.sharding import Divided
+from dsv4.training.config import RunConfig, TrainConfig
+from dsv4.training.divided import DividedObjective
+from dsv4.training.initial import Status, initial_model
+from dsv4.training.language import LanguageObjective, Stream
+from dsv4.training.loop import Trainer
+from dsv4.training.metrics import Report
+from dsv4.training.objective import Objective
+from dsv4.training.precision import training_form
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a call of `train` leaves: the model after `step` steps, all of them if `finished`."""
+    """What a run leaves: the model after `step` steps, all of them if `finished`."""
 
     model: Transformer
     step: int
@@ -59,8 +55,8 @@ def train(
 
     def shards(sources: tuple[Source, ...], corpora: Path, name: str) -> tuple[Shard, ...]:
         status(f"tokenising {name}")
-        return tuple(
-            build_shards(
+        with parallel.in_turn():
+            made = build_shards(
                 sources,
                 corpora,
                 tokenizer,
@@ -69,59 +65,76 @@ def train(
                 version=digest(tokenizer_path),
                 progress=lambda source, count: status(f"{name}: {source}, {count} documents"),
             )
-        )
+        return tuple(made)
 
     mix = Mix(
         shards(config.sources, config.corpora, "shards"),
         tuple(source.epochs for source in config.sources),
     )
-    sizes = {"batch_tokens": config.batch_tokens, "max_length": config.max_length}
-    batches = Batches(mix, seed=config.seed, **sizes)
-    validation: tuple[Batch, ...] = ()
-    if config.heldout:
-        held = shards(config.heldout, config.heldout_folder or config.corpora, "heldout")
-        fixed = Batches(Mix(held, (1.0,) * len(held)), seed=0, **sizes)
-        count = min(config.eval_batches, fixed.per_epoch())
-        validation = tuple(fixed[Position(0, i)] for i in range(count))
-    settings = LoopSettings(
-        out=config.out,
-        schedule=config.schedule,
-        clip=config.clip,
-        bias_speed=config.bias_speed,
-        weight_decay=config.weight_decay,
-        quantise_from=config.quantise_from,
-        muon_dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-        eval_every=config.eval_every,
-        checkpoint_minutes=config.checkpoint_minutes,
-        max_minutes=config.max_minutes,
-    )
-    model = Transformer(config.model)
-    init_weights(model, config.seed)
+    held = shards(config.heldout, config.heldout_folder or config.corpora, "heldout")
+    model = initial_model(config.model, config.init, config.seed, status)
     if model.ngrams is not None:
         set_token_map(model, canonical)
-    with _training_form(model, config):
-        trainer = Trainer(model, config.model, batches, settings, validation)
+    return train_on(model, mix, held, config, report, status)
+
+
+def train_on(
+    model: Transformer,
+    mix: Mix,
+    heldout: Sequence[Shard],
+    config: RunConfig,
+    report: Report,
+    status: Status,
+) -> Trained:
+    """Run (or resume) the language objective over a mix.
+
+    In one process the model is trained in place. In several (`parallel.joined`) it is divided
+    between them, and what is returned is another, whole one.
+    """
+    sizes = {"batch_tokens": config.batch_tokens, "max_length": config.max_length}
+    stream = Stream(mix, config.schedule, seed=config.seed, **sizes)
+    validation: tuple[Batch, ...] = ()
+    if heldout:
+        held = Mix(tuple(heldout), (1.0,) * len(heldout), mix.masked)
+        fixed = Batches(held, seed=0, **sizes)
+        count = min(config.eval_batches, fixed.per_epoch())
+        validation = tuple(fixed[Position(0, i)] for i in range(count))
+    form = training_form(model, config.precision, device=config.device, recompute=config.recompute)
+    with form:
+        objective: Objective[Batch] = LanguageObjective(
+            model, model.config, stream, config.schedule, validation
+        )
+        divided = None
+        if not parallel.alone():
+            _check_divisible(config)
+            divided = Divided(model)
+            objective = DividedObjective(objective, divided)
+        trainer = Trainer(model, model.config, objective, config.loop())
         if trainer.resume():
             status(f"resuming after step {trainer.step}")
         finished = trainer.run(report)
-        if finished and config.indexer_steps and config.dense:
-            status("training the indexers")
-            plan = Schedule(config.indexer_steps, lr=config.schedule.lr, warmup=10, decay=0.5)
-            train_indexers(model, batches, plan, _indexer_lines(status))
+        if divided is not None:
+            model = divided.gathered()
     return Trained(model, trainer.step, finished)
+
+
+def _check_divisible(config: RunConfig) -> None:
+    """Raise UsageError for what several processes can not do together."""
+    schedule, apart = config.schedule, "make it a run of its own and go on from it with `init`"
+    if schedule.indexer_steps or 0 < schedule.dense < 1:
+        raise UsageError("phases of the indexer need a run of one process", apart)
+    if config.quantise_from < 1:
+        raise UsageError("rounded weights need a run of one process", apart)
+    if config.optimizer.tables == "balanced":
+        raise UsageError("balanced momentum needs a run of one process", "use `adam` for tables")
 
 
 def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -> Path:
     """The run's tokenizer.json: given, already there, or trained on the mix now."""
     path = config.out / "tokenizer.json"
-    if not path.is_file():
-        config.out.mkdir(parents=True, exist_ok=True)
-        if config.tokenizer is not None:
-            shutil.copyfile(config.tokenizer, path)
-        else:
-            status("training the tokenizer")
-            texts = (doc for source in config.sources for doc in read(source, config.corpora))
-            train_tokenizer(texts, config.model.vocab_size, path)
+    with parallel.in_turn():
+        if not path.is_file():
+            _make_tokenizer(config, path, status)
     size = Tokenizer.from_file(path).vocab_size
     if size > config.model.vocab_size:
         raise UsageError(
@@ -131,35 +144,16 @@ def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -
     return path
 
 
-def _indexer_lines(status: Status) -> Report:
-    """A report that says every tenth step of the indexers in a line."""
-
-    def report(record: dict[str, Any]) -> None:
-        if record["indexer_step"] % 10 == 0:
-            status(f"indexer step {record['indexer_step']}: loss {record['indexer_loss']:.4f}")
-
-    return report
-
-
-@contextlib.contextmanager
-def _training_form(model: Transformer, config: TrainConfig) -> Iterator[None]:
-    """Bind the ops of the chosen precision and, if dense, leave the indexers out."""
-    attentions = [cast(Attention, layer.attn) for layer in model.layers]
-    indexers = [a.indexer for a in attentions if a.indexer is not None]
-    numerics = model.numerics
-    with contextlib.ExitStack() as stack:
-        if config.precision == "bfloat16":
-            model.numerics = stack.enter_context(compiled_ops())
-        if config.dense:
-            for indexer in indexers:
-                indexer.__dict__["forward"] = _read_everything
-        try:
-            yield
-        finally:
-            model.numerics = numerics
-            for indexer in indexers:
-                indexer.__dict__.pop("forward", None)
-
-
-def _read_everything(*args: object) -> None:
-    """An indexer that selects nothing: every compressed entry is read."""
+def _make_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
+    config.out.mkdir(parents=True, exist_ok=True)
+    given = config.tokenizer
+    if given is None and config.init is not None:
+        given = config.init / "tokenizer.json"
+    if given is not None:
+        if not Path(given).is_file():
+            raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
+        shutil.copyfile(given, path)
+        return
+    status("training the tokenizer")
+    texts = (doc for source in config.sources for doc in read(source, config.corpora))
+    train_tokenizer(texts, config.model.vocab_size, path, digits=config.digits)

@@ -1,7 +1,9 @@
 """The loop: it learns, it resumes to the bit, it stops when told."""
 
 import json
+import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.unit.training.small import new_trainer, read_log
 from tests.unit.training.stand_in import CONFIG, Bigram
 
 from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.shards import Shard
 from dsv4.errors import CheckpointError
-from dsv4.training import checkpoint
+from dsv4.training.checkpoint import Folder
+from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import LoopSettings, Trainer
 from dsv4.training.schedule import Schedule
 
@@ -27,11 +31,29 @@ def make(out, steps=30, **settings):
     documents = [(int(draw.integers(3, 30)) + np.arange(draw.integers(8, 30))) for _ in range(64)]
     tokens = np.concatenate(documents).astype(np.uint16)
     shard = Shard("count", tokens, np.cumsum([0, *map(len, documents)]))
-    batches = Batches(Mix((shard,), (1.0,)), batch_tokens=512, max_length=64, seed=1)
     schedule = Schedule(steps=steps, lr=0.02, warmup=3, accumulate=2, ramp=0.5)
-    settings = {"eval_every": 10, "checkpoint_minutes": 0.0} | settings
+    sizes = {"batch_tokens": 512, "max_length": 64, "seed": 1}
+    stream = Stream(Mix((shard,), (1.0,)), schedule, **sizes)
+    settings = {"eval_every": 10, "checkpoint_every": 1} | settings
     loop = LoopSettings(Path(out), schedule, **settings)
-    return Trainer(Bigram(), CONFIG, batches, loop, (batches[Position(0, 0)],))
+    model = Bigram()
+    held = (Batches(Mix((shard,), (1.0,)), **sizes)[Position(0, 0)],)
+    objective = LanguageObjective(model, CONFIG, stream, schedule, held)
+    return Trainer(model, CONFIG, objective, loop)
+
+
+def checkpoints(out):
+    return Folder(Path(out) / "checkpoints").all()
+
+
+def cut_at(step, trainer):
+    """Run until a signal comes in that step."""
+
+    def stop_there(record):
+        if record["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not trainer.run(stop_there)
 
 
 def metrics(out):
@@ -61,67 +83,66 @@ def test_a_run_cut_at_any_step_resumes_to_the_same_numbers(tmp_path):
     for _ in range(3):
         trainer = make(tmp_path / "cut")
         trainer.resume()
-        until = trainer.step + 7
-
-        def stop_there(record, trainer=trainer, until=until):
-            if record["step"] == until:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        assert not trainer.run(stop_there)
+        cut_at(trainer.step + 7, trainer)
     last = make(tmp_path / "cut")
     assert last.resume() and last.step == 21
     assert last.run()
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    ends = [checkpoint.find(tmp_path / name / "checkpoints")[-1] for name in ("cut", "whole")]
-    for file in ("model.safetensors", "optimizer.safetensors"):
+    ends = [checkpoints(tmp_path / name)[-1] for name in ("cut", "whole")]
+    for file in ("weights-00001.safetensors", "optimizer-00001.safetensors"):
         assert (ends[0] / file).read_bytes() == (ends[1] / file).read_bytes()
 
 
 CHILD = """
 import sys, torch
+from pathlib import Path
 torch.set_num_threads(1)
-from tests.unit.training.test_loop import make
-trainer = make(sys.argv[1], steps=4000, checkpoint_minutes=0.002)
+from tests.unit.training.test_loop import endless
+trainer = endless(Path(sys.argv[1]), checkpoint_every=1)
 trainer.resume()
 trainer.run()
 """
 
 
+def endless(out, **settings):
+    """A long run of the real architecture, its rows growing at step 8."""
+    plan = Schedule(400, lr=5e-3, warmup=3, lengths=((0.02, 32),), dense=0.01, indexer_steps=2)
+    return new_trainer(out, plan, piece_bytes=1 << 16, **settings)
+
+
 def test_kill_9_anywhere_then_resume_gives_the_same_losses(tmp_path):
     """Killed twice at unplanned moments; what it had logged and logs after is the whole run."""
     root = Path(__file__).parents[3]
-    for kill in range(2):
+    for _ in range(2):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "cut")], cwd=root)
-        deadline = time.monotonic() + 60
-        while len(checkpoint.find(tmp_path / "cut" / "checkpoints")) < 2:
+        deadline = time.monotonic() + 120
+        while len(checkpoints(tmp_path / "cut")) < 2:
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-        before = checkpoint.find(tmp_path / "cut" / "checkpoints")[-1]
-        while checkpoint.find(tmp_path / "cut" / "checkpoints")[-1] == before:
+        before = checkpoints(tmp_path / "cut")[-1]
+        while checkpoints(tmp_path / "cut")[-1] == before:
             assert child.poll() is None and time.monotonic() < deadline
-            time.sleep(0.003 * (kill + 1))
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.3)  # in a step, or while a checkpoint is written
         child.kill()
         child.wait()
-    resumed = make(tmp_path / "cut", steps=4000)
-    assert resumed.resume() and resumed.step > 0
-    reached = resumed.step
-    logged = metrics(tmp_path / "cut")
-    assert [r["step"] for r in logged] == list(range(1, reached + 1))
-    whole = make(tmp_path / "whole", steps=4000, checkpoint_minutes=9.0)
-
-    def stop_there(record):
-        if record["step"] == reached:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    whole.run(stop_there)
-    assert metrics(tmp_path / "whole") == logged
+    torch.set_num_threads(1)
+    resumed = endless(tmp_path / "cut")
+    assert resumed.resume() and resumed.step >= 4
+    cut_at(resumed.step + 3, resumed)
+    cut_at(resumed.step, endless(tmp_path / "whole"))
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "cut")
+    ends = [checkpoints(tmp_path / name)[-1] for name in ("cut", "whole")]
+    for path in ends[0].glob("*.safetensors"):
+        assert path.read_bytes() == (ends[1] / path.name).read_bytes()
+    assert len(list(ends[0].glob("weights-*"))) > 1  # in pieces
 
 
 def test_time_limit_saves_and_stops(tmp_path):
-    trainer = make(tmp_path, steps=1000, max_minutes=0.0, checkpoint_minutes=9.0)
+    trainer = make(tmp_path, steps=1000, max_minutes=0.0, checkpoint_every=5000)
     assert not trainer.run()
     assert trainer.step == 1
-    assert len(checkpoint.find(tmp_path / "checkpoints")) == 1
+    assert len(checkpoints(tmp_path)) == 1
 
 
 def test_a_fresh_run_has_nothing_to_resume(tmp_path):
@@ -133,17 +154,36 @@ def test_half_written_checkpoints_are_ignored(tmp_path):
     (tmp_path / "checkpoints" / "step-0000009.part").mkdir()
     trainer = make(tmp_path, steps=3)
     assert trainer.resume() and trainer.step == 3
-    assert len(checkpoint.find(tmp_path / "checkpoints")) == 2
+    assert len(checkpoints(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_refused_with_a_hint(tmp_path, file):
+FILES = [f"{kind}-00001.safetensors" for kind in ("weights", "optimizer", "objective", "routes")]
+
+
+@pytest.mark.parametrize("file", [*FILES, "state.json"])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, file, caplog):
+    make(tmp_path / "whole", steps=4).run()
+    cut_at(3, make(tmp_path / "cut", steps=4))
+    damaged = checkpoints(tmp_path / "cut")[-1]
+    content = bytearray((damaged / file).read_bytes())
+    content[len(content) // 2] ^= 255  # a flipped byte, which a reader of the format may not see
+    (damaged / file).write_bytes(content)
+    trainer = make(tmp_path / "cut", steps=4)
+    with caplog.at_level(logging.WARNING, "dsv4.training"):
+        assert trainer.resume() and trainer.step == 2
+    assert damaged.name in caplog.text
+    assert (damaged.parent / f"{damaged.name}.damaged").is_dir()
+    trainer.run()
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_run_with_nothing_but_damage_is_refused(tmp_path):
     make(tmp_path, steps=2).run()
-    path = checkpoint.find(tmp_path / "checkpoints")[-1] / file
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError) as error:
+    for path in checkpoints(tmp_path):
+        (path / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="damaged") as error:
         make(tmp_path, steps=2).resume()
-    assert "delete" in error.value.hint
+    assert "another folder" in error.value.hint
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -6,7 +6,8 @@ import torch
 from dsv4.errors import CheckpointError
 from dsv4.model.transformer import Transformer
 from dsv4.presets import preset
-from dsv4.training.optimizer import AdamW, Optimizer, is_muon, split_rows
+from dsv4.training.adam import AdamW
+from dsv4.training.optimizer import Optimizer, OptimizerSettings, is_muon, split_rows
 
 CONFIG = preset("tiny")
 
@@ -81,7 +82,7 @@ class Tiny(torch.nn.Module):
 
 def test_sinks_are_not_decayed_and_norms_are():
     model = Tiny()
-    optimizer = Optimizer(model, CONFIG)
+    optimizer = Optimizer(model, CONFIG, OptimizerSettings())
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(lr=1.0)
@@ -92,4 +93,4 @@ def test_sinks_are_not_decayed_and_norms_are():
 
 def test_state_of_another_model_is_refused():
     with pytest.raises(CheckpointError, match="does not fit"):
-        Optimizer(Tiny(), CONFIG).restore({"muon.other": torch.zeros(1)})
+        Optimizer(Tiny(), CONFIG, OptimizerSettings()).restore({"muon.other": torch.zeros(1)})

@@ -10,15 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.numerics.quantized import (
-    FP4,
-    FP8,
-    FP8_32,
-    FP8_F32,
-    FP8_ROWS,
-    QuantizedTensor,
-    Weight,
-)
+from dsv4.numerics.adapted import Adapted, Factor
+from dsv4.numerics.quantized import FP4, FP8, FP8_32, FP8_F32, FP8_ROWS, QuantizedTensor
 from dsv4.ops.cpu.native import native
 from dsv4.ops.fused import Unsupported
 
@@ -32,11 +25,13 @@ class Handles:
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
 
-    def matrix(self, weight: Weight) -> Any:
+    def matrix(self, weight: Factor) -> Any:
         """`native.Matrix` of a weight `[O, X]`, used where it lies.
 
         One in blocks of 32 x 32 becomes bfloat16, which holds its values exactly.
         """
+        if isinstance(weight, Adapted):
+            raise Unsupported("an adapted matrix (merge the adapter to serve it)")
         if isinstance(weight, QuantizedTensor) and weight.format is FP8_32:
             weight = weight.dequantize(torch.bfloat16)
         if isinstance(weight, QuantizedTensor):

@@ -1,0 +1,59 @@
+"""In what form a model is trained: precision, device, recomputation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from dsv4 import parallel
+from dsv4.errors import UsageError
+from dsv4.model.block import Block
+from dsv4.model.parameters import Table
+from dsv4.model.transformer import Transformer
+from dsv4.ops.compiled import compiled_ops
+from dsv4.training.indexer import read_densely
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def muon_dtype(precision: Precision) -> torch.dtype:
+    """What Muon's products are computed in."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+@contextlib.contextmanager
+def training_form(
+    model: Transformer, precision: Precision, *, device: str = "cpu", recompute: bool = False
+) -> Iterator[None]:
+    """Have a model ready for training inside a `with` block, and as before (on the CPU) after it.
+
+    Raises UsageError if this machine does not have the device.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"no device {device} here", "leave it out to train on the CPU")
+    numerics = model.numerics
+    model.to(device)
+    _prepare(model, recompute=recompute, sparse=parallel.alone())
+    with contextlib.ExitStack() as stack:
+        if precision == "bfloat16":
+            model.numerics = stack.enter_context(compiled_ops())
+        try:
+            yield
+        finally:
+            model.numerics = numerics
+            read_densely(model, False)
+            _prepare(model, recompute=False, sparse=False)
+            model.to("cpu")
+
+
+def _prepare(model: Transformer, *, recompute: bool, sparse: bool) -> None:
+    """How layers keep what the backward pass needs, and what gradients tables have (divided ones
+    have whole ones)."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.recompute = recompute
+        elif isinstance(module, Table):
+            module.sparse = sparse

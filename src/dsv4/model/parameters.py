@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dsv4.numerics.adapted import Adapted
 from dsv4.numerics.quantized import QuantizedTensor
 
 
 class Linear(nn.Module):
-    """A matrix `weight[outputs, inputs]`: a parameter, or a QuantizedTensor put in its place."""
+    """A matrix `weight[outputs, inputs]`: a parameter, or what was put in its place."""
 
-    weight: nn.Parameter | QuantizedTensor
+    weight: nn.Parameter | QuantizedTensor | Adapted
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -52,16 +53,20 @@ class Embedding(nn.Module):
 
 
 class Table(nn.Module):
-    """Rows `weight[rows, channels]` that are looked up: a parameter, or a QuantizedTensor."""
+    """Rows `weight[rows, channels]` that are looked up: a parameter, or a QuantizedTensor.
+
+    `sparse`: its gradient names the rows that were read instead of filling a whole table.
+    """
 
     weight: nn.Parameter | QuantizedTensor
 
     def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, channels))
+        self.sparse = False
 
     def forward(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows with these numbers, `[..., channels]`."""
         if isinstance(self.weight, QuantizedTensor):
             return self.weight.gather(rows.flatten()).unflatten(0, rows.shape).to(dtype)
-        return nn.functional.embedding(rows, self.weight).to(dtype)
+        return nn.functional.embedding(rows, self.weight, sparse=self.sparse).to(dtype)

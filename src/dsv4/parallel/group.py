@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -84,41 +84,61 @@ def own_part(tensor: Tensor) -> Tensor:
     return tensor if alone() or not _divided(tensor) else tensor.to_local()  # type: ignore[attr-defined]
 
 
+def wholes(tensors: Sequence[Tensor]) -> Tensor:
+    """The wholes of tensors of one shape, stacked, in one exchange; every process has to ask."""
+    if alone() or not _divided(tensors[0]):
+        return torch.stack(list(tensors))
+    rows, share = tensors[0].shape[0], _share(tensors[0])
+    own = torch.stack([own_part(tensor) for tensor in tensors])
+    return torch.cat(_exchanged(_padded(own, 1, share)), 1)[:, :rows]
+
+
+def own_parts(values: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
+    """Results handed out by those who computed them, in one exchange.
+
+    `likes` are tensors of one shape; process p has computed the whole results p, p + size, ...
+    and gives them, stacked, as `values`. Returns this process's part of every result, divided as
+    `likes` are.
+    """
+    if alone():
+        return list(values)
+    processes, count = size(), len(likes)
+    given = _exchanged(_padded(values, 0, -(-count // processes)))
+    results = [given[number % processes][number // processes] for number in range(count)]
+    if not _divided(likes[0]):
+        return results
+    return [_own_rows(result, like) for result, like in zip(results, likes, strict=True)]
+
+
 @torch.no_grad()
 def keep(tensor: Tensor, values: Tensor) -> None:
-    """Copy `values`, which are whole (the first process's count), into a tensor that may be
-    divided; every process has to ask."""
-    if not alone() and _divided(tensor):
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
-        assert isinstance(tensor, DTensor)
-        values = distribute_tensor(values, tensor.device_mesh, tensor.placements)
-    tensor.copy_(values)
+    """Copy this process's part of `values`, which are whole, into a tensor that may be divided."""
+    divided = not alone() and _divided(tensor)
+    own_part(tensor).copy_(_own_rows(values, tensor) if divided else values)
 
 
-def hand_out(values: Tensor | None, *, like: Tensor, owner: int) -> Tensor:
-    """The owner's whole `values`, divided as the tensor `like` is; the others pass None."""
-    if alone():
-        assert values is not None
-        return values
-    whole_values = torch.empty(like.shape, device=like.device) if values is None else values
-    dist.broadcast(whole_values, owner)
-    if not _divided(like):
-        return whole_values
-    divided = torch.zeros_like(like)
-    keep(divided, whole_values)
-    return divided
+def _share(tensor: Tensor) -> int:
+    """Rows of a divided tensor in every process but the last ones."""
+    return -(-tensor.shape[0] // size())
 
 
-def settle(model: nn.Module) -> None:
-    """Forget gathered weights that no backward pass has dropped: they may be old by now."""
-    if alone():
-        return
-    from torch.distributed.fsdp import FSDPModule
+def _own_rows(values: Tensor, like: Tensor) -> Tensor:
+    """The rows of `values` that this process has of a divided tensor."""
+    first = rank() * _share(like)
+    return values[first : first + _share(like)]
 
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+
+def _padded(tensor: Tensor, along: int, length: int) -> Tensor:
+    missing = list(tensor.shape)
+    missing[along] = length - missing[along]
+    return torch.cat((tensor, tensor.new_zeros(missing)), along)
+
+
+def _exchanged(tensor: Tensor) -> list[Tensor]:
+    """The tensors that the processes give, which have one shape."""
+    given = [torch.empty_like(tensor) for _ in range(size())]
+    dist.all_gather(given, tensor.contiguous())
+    return given
 
 
 def _divided(tensor: Tensor) -> bool:

@@ -7,46 +7,60 @@ its gradients are summed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from dsv4.model.block import Block
 from dsv4.model.transformer import Transformer
-from dsv4.parallel.group import settle, size, whole
+from dsv4.parallel.group import size, whole
 
-ENTRANCES = ("features", "next_features", "predict_next")
-"""Methods besides `forward` that training runs a model by."""
-
-
-def divide(model: Transformer) -> None:
-    """Divide a model in place. What no gradient moves (router biases) stays whole everywhere."""
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (size(),))
-    fixed = {p for p in model.parameters() if not p.requires_grad}
-    units: Sequence[nn.Module] = (*model.layers, model)
-    for unit in units:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=False, ignored_params=fixed)
-    for name in ENTRANCES:
-        register_fsdp_forward_method(model, name)
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.register_forward_hook(_complete_gradients)
+R = TypeVar("R")
 
 
-def gathered(model: Transformer) -> Transformer:
-    """An undivided model with the weights of a divided one; every process has to ask."""
-    settle(model)
-    made = Transformer(model.config, model.numerics)
-    own = dict(made.named_parameters()) | dict(made.named_buffers())
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            own[name].copy_(whole(tensor))
-    return made
+class Divided(nn.Module):
+    """A model divided in place, and the way to run it: `divided(function, ...)` is
+    `function(...)` with the whole weights at hand.
+
+    The function is to compute all that is differentiated: weights outside the layers (the head)
+    are used more than once on the way to a loss, and must stay until it is done.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+        device = next(model.parameters()).device.type
+        mesh = init_device_mesh(device, (size(),))
+        # What no gradient moves (router biases) stays whole everywhere.
+        fixed = {p for p in model.parameters() if not p.requires_grad}
+        for unit in (*model.layers, self):
+            fully_shard(unit, mesh=mesh, reshard_after_forward=False, ignored_params=fixed)
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.register_forward_hook(_complete_gradients)
+
+    def forward(self, function: Callable[..., R], *args: Any) -> R:
+        return function(*args)
+
+    def settle(self) -> None:
+        """Forget gathered weights that no backward pass has dropped: they will be old soon."""
+        for module in self.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def gathered(self) -> Transformer:
+        """An undivided model with these weights; every process has to ask."""
+        self.settle()
+        made = Transformer(self.model.config, self.model.numerics)
+        own = dict(made.named_parameters()) | dict(made.named_buffers())
+        with torch.no_grad():
+            for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+                own[name].copy_(whole(tensor))
+        return made
 
 
 def _complete_gradients(block: nn.Module, args: Any, output: Any) -> None:

@@ -154,7 +154,6 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The objective's held-out metrics, with the weights a user would get."""
-        parallel.settle(self.model)
         with self._rounded():
             return self.objective.validate()
 
@@ -164,7 +163,6 @@ class Trainer:
         for name, parameter in self._trained.items():
             parameter.requires_grad_(self.objective.trains(name, step))
         detailed = (step + 1) % DETAILS_EVERY == 0
-        parallel.settle(self.model)
         with self._rounded(), contextlib.ExitStack() as stack:
             fetched = self._fetching.fetch(self.position, step)
             peaks = stack.enter_context(largest_activations(self.model)) if detailed else {}
@@ -268,7 +266,8 @@ class Trainer:
             self._spikes.regime, self._spikes.losses = state["regime"], state["losses"]
 
     def _rounds(self) -> bool:
-        return self.step >= self.settings.quantise_from * self.settings.schedule.steps
+        share = self.settings.quantise_from
+        return share < 1 and self.step >= share * self.settings.schedule.steps
 
     def _rounded(self) -> contextlib.AbstractContextManager[None]:
         active = self._rounds()

@@ -13,6 +13,7 @@ AdamW, and both optimisers share one learning rate.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,8 @@ _FAST = (3.4445, -4.7750, 2.0315)  # grows small singular values quickly, ends i
 _CLEAN = (2.0, -1.5, 0.5)  # converges to exactly 1 from there
 _STEPS = (_FAST,) * 8 + (_CLEAN,) * 2
 _TINY = 1e-30
+_TOGETHER = 1 << 26
+"""Elements that are orthogonalised together at most, unless a single matrix has more."""
 
 
 def orthogonalise(x_KNM: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,9 +53,8 @@ class Muon:
     pieces: for every name, the row counts of the independent matrices stacked in that parameter
     (one entry: the parameter is one matrix). Parameters of one form are orthogonalised together.
 
-    In a run of several processes every matrix has an owner: it gets the whole direction,
-    orthogonalises it and hands out the result, so that the work is divided and every matrix is
-    orthogonalised as a whole.
+    In a run of several processes every matrix has an owner, which orthogonalises it as a whole
+    and hands out the result, so that the work is divided.
     """
 
     def __init__(
@@ -75,11 +77,19 @@ class Muon:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 forms[tuple(parameter.shape), tuple(self._pieces[name])].append(name)
-        for (_, pieces), names in forms.items():
-            changes = self._orthogonalised([self._direction(name) for name in names], pieces)
-            for name, change in zip(names, changes, strict=True):
-                parameter = self._parameters[name]
-                parameter.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
+        for (shape, pieces), names in forms.items():
+            together = max(1, _TOGETHER // math.prod(shape))
+            for begin in range(0, len(names), together):
+                self._update(names[begin : begin + together], pieces, lr)
+
+    def _update(self, names: Sequence[str], pieces: Sequence[int], lr: float) -> None:
+        """Update parameters of one form."""
+        directions = [self._direction(name) for name in names]
+        mine = parallel.wholes(directions)[parallel.rank() :: parallel.size()]
+        changes = parallel.own_parts(self._orthogonalised(mine, pieces), directions)
+        for name, change in zip(names, changes, strict=True):
+            parameter = parallel.own_part(self._parameters[name])
+            parameter.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
 
     def _direction(self, name: str) -> Tensor:
         """Moves the momentum on and looks one step ahead of it."""
@@ -88,27 +98,15 @@ class Muon:
         moving = self.momenta[name].mul_(self._momentum).add_(gradient)
         return moving.mul(self._momentum).add_(gradient)
 
-    def _orthogonalised(self, directions: list[Tensor], pieces: Sequence[int]) -> list[Tensor]:
-        """The updates of parameters of one form, divided as the directions are."""
-        processes = parallel.size()
-        wholes: list[Tensor] = []
-        for number, direction in enumerate(directions):
-            gathered = parallel.whole(direction)
-            if number % processes == parallel.rank():
-                wholes.append(gathered)
-        own: list[Tensor] = []
-        if wholes:
-            parts = torch.stack(wholes).split(list(pieces), dim=1)
-            scaled = (
+    def _orthogonalised(self, directions_KNM: Tensor, pieces: Sequence[int]) -> Tensor:
+        """The updates that a stack of directions leads to, piece by piece."""
+        if not len(directions_KNM):
+            return directions_KNM
+        parts = directions_KNM.split(list(pieces), dim=1)
+        return torch.cat(
+            [
                 orthogonalise(part, self._dtype).mul_(UPDATE_RMS * max(part.shape[1:]) ** 0.5)
                 for part in parts
-            )
-            own = list(torch.cat(list(scaled), dim=1))
-        return [
-            parallel.hand_out(
-                own[number // processes] if number % processes == parallel.rank() else None,
-                like=direction,
-                owner=number % processes,
-            )
-            for number, direction in enumerate(directions)
-        ]
+            ],
+            dim=1,
+        )

@@ -69,7 +69,7 @@ def write(
 def read(folder: Path, kind: str, expected: Checksums) -> dict[str, Tensor]:
     """The tensors of one kind. Raises CheckpointError if a file is missing or damaged."""
     found: dict[str, Tensor] = {}
-    slices: dict[str, list[Tensor]] = {}
+    slices: dict[str, dict[int, Tensor]] = {}
     shapes: dict[str, list[int]] = {}
     for name in sorted(n for n in expected if n.startswith(f"{kind}-")):
         path = folder / name
@@ -78,15 +78,16 @@ def read(folder: Path, kind: str, expected: Checksums) -> dict[str, Tensor]:
         if checksum(path) != tuple(expected[name]):
             raise CheckpointError(f"{path} is damaged: its checksum differs")
         with safe_open(path, framework="pt") as file:
-            shapes |= json.loads(file.metadata()["shapes"])
-            for key in sorted(file.keys(), key=_place):
-                owner, cut, _ = key.rpartition(_CUT)
-                if cut:
-                    slices.setdefault(owner, []).append(file.get_tensor(key))
+            here: dict[str, list[int]] = json.loads(file.metadata()["shapes"])
+            shapes |= here
+            for key in sorted(file.keys()):
+                owner, _, number = key.rpartition(_CUT)
+                if owner in here:
+                    slices.setdefault(owner, {})[int(number)] = file.get_tensor(key)
                 else:
                     found[key] = file.get_tensor(key)
     for owner, parts in slices.items():
-        found[owner] = torch.cat(parts).view(shapes[owner])
+        found[owner] = torch.cat([parts[n] for n in sorted(parts)]).view(shapes[owner])
     return found
 
 
@@ -116,9 +117,3 @@ def _slices(name: str, tensor: Tensor, piece_bytes: int) -> Iterator[tuple[str, 
     count = math.ceil(tensor.numel() / max(1, piece_bytes // tensor.element_size()))
     for number, part in enumerate(tensor.flatten().chunk(count)):
         yield f"{name}{_CUT}{number}", part
-
-
-def _place(key: str) -> tuple[str, int]:
-    """Sorts the slices of a tensor by number."""
-    owner, cut, number = key.rpartition(_CUT)
-    return (owner, int(number)) if cut else (key, 0)

@@ -8,8 +8,10 @@ from typing import Literal
 
 import torch
 
+from dsv4 import parallel
 from dsv4.errors import UsageError
 from dsv4.model.block import Block
+from dsv4.model.parameters import Table
 from dsv4.model.transformer import Transformer
 from dsv4.ops.compiled import compiled_ops
 from dsv4.training.indexer import read_densely
@@ -34,7 +36,7 @@ def training_form(
         raise UsageError(f"no device {device} here", "leave it out to train on the CPU")
     numerics = model.numerics
     model.to(device)
-    _recompute(model, recompute)
+    _prepare(model, recompute=recompute, sparse=parallel.alone())
     with contextlib.ExitStack() as stack:
         if precision == "bfloat16":
             model.numerics = stack.enter_context(compiled_ops())
@@ -42,12 +44,16 @@ def training_form(
             yield
         finally:
             model.numerics = numerics
-            _recompute(model, False)
             read_densely(model, False)
+            _prepare(model, recompute=False, sparse=False)
             model.to("cpu")
 
 
-def _recompute(model: Transformer, on: bool) -> None:
+def _prepare(model: Transformer, *, recompute: bool, sparse: bool) -> None:
+    """How layers keep what the backward pass needs, and what gradients tables have (divided ones
+    have whole ones)."""
     for module in model.modules():
         if isinstance(module, Block):
-            module.recompute = on
+            module.recompute = recompute
+        elif isinstance(module, Table):
+            module.sparse = sparse

@@ -34,6 +34,7 @@ SMALL = replace(
     num_hash_layers=1,
     compress_ratios=(0, 4, 128, 0),
     sliding_window=16,
+    hc_sinkhorn_iters=2,
 )
 
 
@@ -56,7 +57,7 @@ def new_trainer(out, schedule, *, model=None, max_length=64, mix=None, **setting
     """A trainer of a small model over counting documents."""
     model = model or new_model()
     stream = Stream(
-        mix or counting_mix(), schedule, batch_tokens=256, max_length=max_length, seed=1
+        mix or counting_mix(), schedule, batch_tokens=128, max_length=max_length, seed=1
     )
     objective = LanguageObjective(model, model.config, stream, schedule)
     return Trainer(model, model.config, objective, LoopSettings(out, schedule, **settings))

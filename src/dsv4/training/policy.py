@@ -22,8 +22,8 @@ next to nothing: hence AdamW, and its usual epsilon."""
 def load_policy(folder: Path, *, quantise: bool) -> Transformer:
     """The model of a folder in float32, all that gradients may move requiring them.
 
-    Not so the routers' selection biases, which no gradient reaches, and the prediction block,
-    which post-training leaves as it is. quantise: it is going to be rounded to the formats it was
+    Not so the routers' selection biases, which no gradient reaches, and what post-training leaves
+    as it is: the prediction block and Engram tables, of which a batch meets a few rows. quantise: it is going to be rounded to the formats it was
     stored in, so its weights are such that they round to what was stored and stay there.
     Raises ConfigError and CheckpointError.
     """
@@ -37,8 +37,8 @@ def load_policy(folder: Path, *, quantise: bool) -> Transformer:
             # A copy of its own: what is loaded lies in the mapped file.
             set_weight(model, name, dense.detach().to(torch.float32, copy=True))
     for name, parameter in model.named_parameters():
-        moved = not name.endswith("gate.bias") and not name.startswith("mtp.")
-        parameter.requires_grad_(moved)
+        kept = name.endswith(("gate.bias", "engram.embed.weight")) or name.startswith("mtp.")
+        parameter.requires_grad_(not kept)
     return model
 
 

@@ -145,6 +145,7 @@ def export_transformers(
     MTP block is left out: transformers does not have it. Errors as for `export_released`.
     """
     config = layout.without_mtp(model.config)
+    values = config.to_transformers() | {"torch_dtype": str(dtype).removeprefix("torch.")}
     shapes: dict[str, list[Parameter]] = {}
     for parameter in layout.parameters(config):
         if not parameter.expert:
@@ -165,7 +166,6 @@ def export_transformers(
             yield dense.detach().cpu().to(spec.dtype)
 
     specs = [_joined(config, name, parts, dtype) for name, parts in shapes.items()]
-    values = config.to_transformers() | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_checkpoint(
         folder, _by_size(specs), pieces, values, overwrite=overwrite, progress=progress
     )

@@ -59,10 +59,9 @@ def export(
     swallows small changes: what is lost is shown, and --touched stores these matrices otherwise,
     which this package loads like any other folder.
     """
-    import shutil
-
     from dsv4 import checkpoint, locate
     from dsv4.cli.console import note, progress
+    from dsv4.encoding.tokenizer import Tokenizer
     from dsv4.errors import UsageError
 
     if layout is None:
@@ -72,7 +71,9 @@ def export(
     folder = locate.folder(model)
     if out.resolve() == folder.resolve() and adapter is not None:
         raise UsageError(f"{out} is the model itself", "merge into another folder")
-    transformer = checkpoint.load(folder)
+    transformer = checkpoint.load(
+        folder, canonical_ids=lambda size: Tokenizer.from_folder(folder).canonical_ids(size)
+    )
     otherwise: dict[str, Storage] = {}
     if adapter is not None:
         otherwise = _attach(transformer, adapter, touched)
@@ -83,9 +84,7 @@ def export(
             )
         else:
             checkpoint.export_transformers(transformer, out, overwrite=overwrite, progress=done)
-    for name in KEPT:
-        if (folder / name).is_file() and (folder / name).resolve() != (out / name).resolve():
-            shutil.copyfile(folder / name, out / name)
+    copy_kept(folder, out)
     if adapter is not None and layout is LayoutName.RELEASED:
         note(_lost(transformer, out))
     note(f"{out}: {layout.value} layout")
@@ -119,3 +118,12 @@ def _lost(model: Transformer, out: Path) -> str:
         f"{found.matrices} matrices merged; they changed by {found.change:.2%} of their norm, "
         f"and rounding lost {found.error:.2%} of it"
     )
+
+
+def copy_kept(folder: Path, out: Path) -> None:
+    """Copy the files of a model folder that are no weights."""
+    import shutil
+
+    for name in KEPT:
+        if (folder / name).is_file() and (folder / name).resolve() != (out / name).resolve():
+            shutil.copyfile(folder / name, out / name)

@@ -36,6 +36,7 @@ COMMANDS = {
     "rl": "Train a model on graded tasks by reinforcement learning.",
     "distill": "Train a model towards the distributions of others.",
     "export": "Rewrite a model folder in another layout.",
+    "engram": "Give a model an Engram, a memory of n-grams.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""
 

@@ -126,7 +126,7 @@ def following(steps: int, *shown: str) -> Iterator[Report]:
         def report(record: dict[str, Any]) -> None:
             view.record(record)
             if "event" in record:
-                live.console.print(_event(record))
+                live.console.print(_event(record), highlight=False, soft_wrap=True)
 
         yield report
 

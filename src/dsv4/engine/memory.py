@@ -80,8 +80,12 @@ class Memory:
                 f"{capacity} bytes hold a context of {self.context} tokens",
                 "give the cache more memory",
             )
-        # Rings that began empty are right again once a window has passed in every layer.
+        # Rings that began empty are right again once a window has passed in every layer, and what
+        # Engrams look back at.
         blind = config.sliding_window * len(config.layer_ratios)
+        if config.engram is not None:
+            convolved = len(config.engram.layer_ids) * config.engram.convolved
+            blind += config.engram.lookback + convolved
         self.cache = PrefixCache(store, blind if model.numerics.packed else None)
 
     @property

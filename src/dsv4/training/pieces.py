@@ -80,7 +80,7 @@ def read(folder: Path, kind: str, expected: Checksums) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             here: dict[str, list[int]] = json.loads(file.metadata()["shapes"])
             shapes |= here
-            for key in file.keys():
+            for key in sorted(file.keys()):
                 owner, _, number = key.rpartition(_CUT)
                 if owner in here:
                     slices.setdefault(owner, {})[int(number)] = file.get_tensor(key)

@@ -7,9 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from tests.unit.training.small import small_folder
 
 import dsv4
+from dsv4 import checkpoint
 from dsv4.cli.main import main
+from dsv4.model.weights import weights
+from dsv4.numerics.quantized import QuantizedTensor
 
 
 @pytest.fixture
@@ -104,6 +109,11 @@ def test_recipe(corpora: Path, tiny_folder: Path, tmp_path: Path) -> None:
         (["--recipe", "nowhere.py", "--files", "*"], 2),
         (["--files", "*.jsonl", "--preset", "huge"], 3),
         (["--files", "*.jsonl", "--precision", "int8"], 2),
+        (["--files", "*.jsonl", "--optimizer", "sgd"], 2),
+        (["--files", "*.jsonl", "--length", "512"], 2),
+        (["--files", "*.jsonl", "--length", "512@1.5"], 2),
+        (["--files", "*.jsonl", "--dense", "1", "--indexer-steps", "9"], 2),
+        (["--files", "*.jsonl", "--init", "nowhere"], 4),
     ],
 )
 def test_mistakes(corpora: Path, tmp_path: Path, extra: list[str], code: int) -> None:
@@ -116,3 +126,35 @@ def test_recipes_without_a_config(corpora: Path, tmp_path: Path) -> None:
     for content in ("", "def config(corpora, out): return 7"):
         recipe.write_text(content)
         assert main(command) == 2
+
+
+def test_a_tokenizer_alone(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    config = json.loads((Path(dsv4.locate.folder("nano")) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 310}))
+    command = ["train", str(out), "--corpora", str(corpora), "--files", "*.jsonl"]
+    assert main([*command, "--preset", str(tmp_path / "config.json"), "--tokenizer-only"]) == 0
+    assert {path.name for path in out.iterdir()} == {"tokenizer.json"}
+    assert "the tokenizer" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_the_weights_of_a_folder(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_folder(tmp_path / "small")
+    command = ["train", "--corpora", str(corpora), "--files", "*.jsonl", "--steps", "2"]
+    command += ["--batch-tokens", "128", "--max-length", "64", "--rate", "0", "--length", "32@0.5"]
+    out = tmp_path / "run"
+    assert main([*command, str(out), "--init", str(folder), "--piece-mib", "16"]) == 0
+    before, after = (dict(weights(checkpoint.load(f))) for f in (folder, out / "model"))
+    for name in ("embed.weight", "layers.1.attn.wkv.weight", "layers.1.ffn.experts.2.w1.weight"):
+        one, other = (
+            w.dequantize() if isinstance(w, QuantizedTensor) else w
+            for w in (before[name], after[name])
+        )
+        assert torch.equal(one, other), name  # a rate of 0, and rounding again changes nothing
+    assert (out / "model" / "tokenizer.json").read_bytes() == (
+        folder / "tokenizer.json"
+    ).read_bytes()

@@ -1,7 +1,6 @@
 """Two processes train as one does: the same losses and weights, up to the order of sums."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ PLAN = Schedule(steps=3, lr=5e-3, warmup=2, accumulate=3, ramp=0.5)
 """Micro-batches 2, 3 and 3 a step: the second process has one, then one of two rounds."""
 
 CHILD = """
-import sys
+import shutil, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -29,17 +28,24 @@ from dsv4.training.divided import DividedObjective
 from tests.unit.parallel.test_sharding import PLAN
 from tests.unit.training.small import new_model, new_trainer
 
-out, stop = Path(sys.argv[1]), int(sys.argv[2])
-with parallel.joined("cpu"):
-    model = new_model()
-    divided = Divided(model)
-    trainer = new_trainer(out, PLAN, model=model, checkpoint_every=9, eval_every=2)
+out = Path(sys.argv[1])
+
+def begin():
+    divided = Divided(new_model())
+    trainer = new_trainer(out, PLAN, model=divided.model, checkpoint_every=9, eval_every=2)
     trainer.objective = DividedObjective(trainer.objective, divided)
-    trainer.resume()
-    def report(record):
-        if record["step"] == stop:
-            trainer._stop = True
-    trainer.run(report)
+    return divided, trainer
+
+def stop_after_two(record):
+    trainer._stop |= record["step"] == 2
+
+with parallel.joined("cpu"):
+    _, trainer = begin()
+    assert not trainer.resume() and not trainer.run(stop_after_two)
+    if not parallel.rank():
+        shutil.copytree(out, out.with_name("then-one"))
+    divided, trainer = begin()
+    assert trainer.resume() and trainer.run()
     whole = divided.gathered()
     if not parallel.rank():
         weights = {n: p.detach().contiguous() for n, p in whole.named_parameters()}
@@ -47,8 +53,8 @@ with parallel.joined("cpu"):
 """
 
 
-def launch(out, stop=0):
-    """Run the child in two processes, as torchrun would start them, until step `stop`."""
+def launch(out):
+    """Run the child in two processes, as torchrun would start them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,7 +65,7 @@ def launch(out, stop=0):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", CHILD, str(out), str(stop)]
+    command = [sys.executable, "-c", CHILD, str(out)]
     children = [
         subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                          stderr=subprocess.PIPE, text=True)
@@ -80,8 +86,6 @@ def test_two_processes_are_one_run(tmp_path):
     """Begun by two, stopped, gone on with by two, or by one from the two's checkpoint."""
     model, start = new_model(), dict(new_model().named_parameters())
     new_trainer(tmp_path / "one", PLAN, model=model).run()
-    launch(tmp_path / "two", stop=2)
-    shutil.copytree(tmp_path / "two", tmp_path / "then-one")
     launch(tmp_path / "two")
     other = new_trainer(tmp_path / "then-one", PLAN)
     assert other.resume() and other.step == 2

@@ -113,7 +113,7 @@ def endless(out, **settings):
 def test_kill_9_anywhere_then_resume_gives_the_same_losses(tmp_path):
     """Killed twice at unplanned moments; what it had logged and logs after is the whole run."""
     root = Path(__file__).parents[3]
-    for kill in range(2):
+    for _ in range(2):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "cut")], cwd=root)
         deadline = time.monotonic() + 120
         while len(checkpoints(tmp_path / "cut")) < 2:

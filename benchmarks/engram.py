@@ -190,8 +190,8 @@ def lookups(args: argparse.Namespace) -> dict[str, object]:
         f"reads_of_4k_per_second_{threads}_threads": round(random_reads(plan, args.rows, threads))
         for threads in (1, 8, 32)
     }
-    for threads in (1, 4, 16):
-        store = TableStore.of(plan, threads)
+    for count in (1, 4, 16):
+        store = TableStore.of(plan, count)
         for name, prepare in (("cold", lambda: drop(plan)), ("cached", lambda: None)):
             prepare()
 
@@ -201,7 +201,7 @@ def lookups(args: argparse.Namespace) -> dict[str, object]:
                         store.submit(number, part.view(1, -1, 1)).wait()
 
             rate = per_second(2 * args.rows, work)
-            found[f"{name}_rows_per_second_{threads}_threads"] = round(rate)
+            found[f"{name}_rows_per_second_{count}_threads"] = round(rate)
         store.close()
     return found
 

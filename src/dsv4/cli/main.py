@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": "Serve a model over HTTP with the APIs of DeepSeek, OpenAI and Anthropic.",
     "logits": "Write the logits of given tokens to a safetensors file.",
     "score": "Measure how well a model predicts a text.",
+    "eval": "Measure how good a model is on held-out data.",
     "bench": "Measure how fast a model runs on this machine.",
     "inspect": "Show sizes, tensors, memory and cost of a configuration or folder.",
     "synth": "Write a random checkpoint of any configuration in the released layout.",

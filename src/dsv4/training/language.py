@@ -79,6 +79,9 @@ class LanguageObjective(Objective[Batch]):
         self._model, self._config = model, config
         self._stream, self._schedule = stream, schedule
         self._validation = tuple(validation)
+        parameters = model.named_parameters()
+        self._indexers = any(is_indexer(n) and p.requires_grad for n, p in parameters)
+        """Whether there are indexers to train; frozen ones (under adapters) have no loss."""
 
     def next(self, position: Position, step: int) -> tuple[list[Batch], Position]:
         return self._stream.next(position, step)
@@ -96,6 +99,7 @@ class LanguageObjective(Objective[Batch]):
         return f"{schedule.phase(step)}, rows up to {self._stream.length(step)}"
 
     def loss(self, batch: Batch, batches: Sequence[Batch], step: int) -> Loss:
+        batch = batch.to(self._device())
         phase = self._schedule.phase(step)
         read_densely(self._model, phase != "sparse")
         if phase == "dense":
@@ -105,6 +109,8 @@ class LanguageObjective(Objective[Batch]):
                 cast(LanguageModel, self._model).features(batch.ids_BT)
             total, sums = self._indexer_loss(readings, batch, batches)
             return Loss(total, sums, batch.tokens)
+        if not self._indexers:
+            return self._language_loss(batch, batches, step)
         with observed(self._model) as readings:
             language = self._language_loss(batch, batches, step)
         if not readings:
@@ -143,9 +149,12 @@ class LanguageObjective(Objective[Batch]):
     def validate(self) -> dict[str, float]:
         if not self._validation:
             return {}
-        model = cast(LanguageModel, self._model)
+        model, device = cast(LanguageModel, self._model), self._device()
         sums = [
             cross_entropy(model, model.features(batch.ids_BT), batch, ahead=1)
-            for batch in self._validation
+            for batch in (held.to(device) for held in self._validation)
         ]
         return {"validation_loss": float(sum(s for s, _ in sums)) / sum(n for _, n in sums)}
+
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device

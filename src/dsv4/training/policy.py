@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from dsv4 import checkpoint
 from dsv4.encoding.control import BOS, USER
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import set_weight, weights
-from dsv4.numerics.quantized import QuantizedTensor, settled
+from dsv4.training.initial import initial_model
 from dsv4.training.optimizer import OptimizerSettings
 
 OPTIMIZER = OptimizerSettings(matrices="adamw", weight_decay=0.0, eps=1e-8)
@@ -22,23 +19,15 @@ next to nothing: hence AdamW, and its usual epsilon."""
 def load_policy(folder: Path, *, quantise: bool) -> Transformer:
     """The model of a folder in float32, all that gradients may move requiring them.
 
-    Not so the routers' selection biases, which no gradient reaches, and the prediction block,
-    which post-training leaves as it is. quantise: it is going to be rounded to the formats it was
-    stored in, so its weights are such that they round to what was stored and stay there.
-    Raises ConfigError and CheckpointError.
+    Not so the routers' selection biases, which no gradient reaches, and what post-training leaves
+    as it is: the prediction block and Engram tables, of which a batch meets a few rows.
+    quantise: it is going to be rounded to the formats it was stored in. Raises ConfigError and
+    CheckpointError.
     """
-    model = checkpoint.load(folder)
-    for name, value in list(weights(model)):
-        if isinstance(value, QuantizedTensor):
-            dense = settled(value) if quantise else value.dequantize()
-        else:
-            dense = value
-        if dense.is_floating_point():
-            # A copy of its own: what is loaded lies in the mapped file.
-            set_weight(model, name, dense.detach().to(torch.float32, copy=True))
+    model = initial_model(checkpoint.read_config(folder), folder, 0, settle=quantise)
     for name, parameter in model.named_parameters():
-        moved = not name.endswith("gate.bias") and not name.startswith("mtp.")
-        parameter.requires_grad_(moved)
+        kept = name.endswith(("gate.bias", "engram.embed.weight")) or name.startswith("mtp.")
+        parameter.requires_grad_(not kept)
     return model
 
 

@@ -2,6 +2,7 @@
 // builds one keeps the memory behind the addresses alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -9,15 +10,18 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "operations/attention.h"
 #include "operations/ceiling.h"
 #include "operations/connection.h"
+#include "operations/engram.h"
 #include "operations/experts.h"
 #include "operations/model.h"
 #include "operations/product.h"
 #include "operations/workspace.h"
+#include "reads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -219,30 +223,71 @@ void bind_mixture(nb::module_& m) {
           "y"_a);
 }
 
+void bind_engram(nb::module_& m) {
+  using Constants = std::tuple<Address, Address, Address>;  // multipliers, primes, offsets
+  nb::class_<Ngrams>(m, "Ngrams")
+      .def(
+          "__init__",
+          [](Ngrams* self, Address canonical, int64_t padding, int64_t longest, int64_t reads,
+             const std::vector<Constants>& tables) {
+            new (self) Ngrams{at<int64_t>(canonical), padding, longest, reads, {}};
+            for (const auto& [multipliers, primes, offsets] : tables)
+              self->tables.push_back(
+                  {at<int64_t>(multipliers), at<int64_t>(primes), at<int64_t>(offsets)});
+          },
+          nb::kw_only(), "canonical"_a, "padding"_a, "longest"_a, "reads"_a, "tables"_a);
+  nb::class_<Engram>(m, "Engram")
+      .def(
+          "__init__",
+          [](Engram* self, const Matrix& table, const Matrix& wkv, Address q_weight,
+             Address k_weight, int64_t reads, int64_t streams, int64_t width, float eps) {
+            new (self) Engram{table, wkv,     at<float>(q_weight), at<float>(k_weight),
+                              reads, streams, width,               eps};
+          },
+          nb::kw_only(), "table"_a, "wkv"_a, "q_weight"_a, "k_weight"_a, "reads"_a, "streams"_a,
+          "width"_a, "eps"_a)
+      .def(
+          "gather",
+          [](const Engram& self, Address rows, int64_t tokens, Address read) {
+            self.gather(at<int64_t>(rows), tokens, at<float>(read));
+          },
+          NoGil())
+      .def(
+          "add",
+          [](const Engram& self, Address read, int64_t tokens, Address x) {
+            self.add(at<float>(read), tokens, at<float>(x));
+          },
+          NoGil());
+}
+
 void bind_model(nb::module_& m) {
-  using Parts = std::tuple<const Connection*, const Attention*, const Connection*, const Mixture*>;
+  using Parts = std::tuple<const Connection*, const Attention*, const Connection*, const Mixture*,
+                           const Engram*>;
   nb::class_<Model>(m, "Model")
       .def(
           "__init__",
           [](Model* self, const Matrix& embedding, const std::vector<Parts>& layers,
-             const Collapse* collapse, const Matrix& head) {
-            new (self) Model{embedding, {}, collapse, head};
-            for (const auto& [first, attention, second, experts] : layers)
-              self->layers.push_back({first, attention, second, experts});
+             const Collapse* collapse, const Matrix& head, const Ngrams* ngrams) {
+            new (self) Model{embedding, {}, collapse, head, ngrams};
+            for (const auto& [first, attention, second, experts, engram] : layers)
+              self->layers.push_back({first, attention, second, experts, engram});
           },
-          nb::kw_only(), "embedding"_a, "layers"_a, "collapse"_a, "head"_a)
+          nb::kw_only(), "embedding"_a, "layers"_a, "collapse"_a, "head"_a, "ngrams"_a.none())
       .def(
           "run",
           [](const Model& self, Address ids, int64_t tokens, const std::vector<Extent>& extents,
-             const std::vector<std::vector<const LayerView*>>& states, Address streams, Address scores,
-             Address picked, Address logits, Address wanted, int64_t count) {
+             const std::vector<std::vector<const LayerView*>>& states,
+             const std::vector<Ring>& rings, Address streams, Address scores, Address picked,
+             Address logits, Address wanted, int64_t count) {
             std::vector<std::vector<Run>> runs;
             for (const std::vector<const LayerView*>& sequences : states)
               runs.push_back(runs_of(extents, sequences));
+            std::vector<RingView> past;
+            for (const Ring& view : rings) past.push_back(ring(view));
             const Results results{at<float>(streams), at<float>(scores),   at<int64_t>(picked),
                                   at<float>(logits),  at<int64_t>(wanted), count};
             nb::gil_scoped_release release;
-            self.run(at<int64_t>(ids), tokens, runs, results);
+            self.run(at<int64_t>(ids), tokens, runs, past, results);
           });
 }
 
@@ -267,11 +312,21 @@ void bind_operations(nb::module_& m) {
   bind_connection(m);
   bind_attention(m);
   bind_mixture(m);
+  bind_engram(m);
   bind_model(m);
   m.def("multiply", &multiply_matrix, NoGil());
   m.def(
       "read_pass",
       [](Address data, int64_t bytes) { return read_pass(at<uint8_t>(data), bytes); }, NoGil());
+  m.def(
+      "read_places",
+      [](int file, Address places, int64_t count, int64_t size, Address out) {
+        int error = 0;
+        const int64_t there =
+            read_places(file, at<int64_t>(places), count, size, at<uint8_t>(out), &error);
+        return std::make_pair(there, error);
+      },
+      NoGil());
   m.def("stage_times", [] {
     std::vector<std::tuple<std::string, int64_t, int64_t>> rows;
     for (int i = 0; i < kStages; ++i)

@@ -12,6 +12,7 @@ enum class Format : int {
   kFP8 = 2,    // e4m3, one e8m0 scale per 128 x 128 elements
   kFP8F32 = 3, // e4m3, one float scale per 128 x 128 elements
   kFP4 = 4,    // e2m1, two per byte (even element low), one e8m0 scale per 32 elements of a row
+  kFP8Rows = 5,  // e4m3, one e8m0 scale per 32 elements of a row: tables, which are not multiplied
 };
 
 // A weight [rows, cols] in one of the released formats, used where it lies (mapped file).

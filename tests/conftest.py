@@ -127,6 +127,8 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
         from dsv4.numerics.policy import EXACT as numerics
 
         mtp = ()
+        streams_tables = False
+        ngrams = None
 
         def __init__(self, ids: list[int], delay: float) -> None:
             self.config, self._ids, self._delay = config, ids, delay

@@ -90,6 +90,8 @@ void matmul(const void* prepared, const int32_t* tokens, int64_t count, const Ma
       return multiply_rows<Format::kFP8F32>(input, count, w, begin, end, y, ldy, scratch);
     case Format::kFP4:
       return multiply_rows<Format::kFP4>(input, count, w, begin, end, y, ldy, scratch);
+    case Format::kFP8Rows:
+      return;  // rows of a table are only looked up
   }
 }
 

@@ -1,6 +1,8 @@
 // Weight formats, plainly: their values, their scales, and whole rows as floats.
 #pragma once
 
+#include "stored.h"
+
 namespace dsv4 {
 namespace DSV4_ISA {
 namespace {
@@ -77,6 +79,16 @@ void decode(const Matrix& w, int64_t n, float* out) {
 
 }  // namespace product
 
+// A row of a table: every 32 elements have a scale, and rows share none.
+inline void decode_table_row(const Matrix& w, int64_t n, float* out) {
+  const uint8_t* row = w.data + n * w.cols;
+  const uint8_t* scales = w.scale + n * product::pieces(w.cols, product::kBlock);
+  for (int64_t begin = 0; begin < w.cols; begin += product::kBlock) {
+    const int64_t count = w.cols - begin < product::kBlock ? w.cols - begin : product::kBlock;
+    widen_e4m3(row + begin, count, from_e8m0(scales[begin / product::kBlock]), out + begin);
+  }
+}
+
 void decode_rows(const Matrix& w, int64_t begin, int64_t end, float* out) {
   for (int64_t n = begin; n < end; ++n, out += w.cols) switch (w.format) {
       case Format::kF32: std::memcpy(out, w.data + n * w.cols * 4, w.cols * 4); break;
@@ -84,6 +96,7 @@ void decode_rows(const Matrix& w, int64_t begin, int64_t end, float* out) {
       case Format::kFP8: product::decode<Format::kFP8>(w, n, out); break;
       case Format::kFP8F32: product::decode<Format::kFP8F32>(w, n, out); break;
       case Format::kFP4: product::decode<Format::kFP4>(w, n, out); break;
+      case Format::kFP8Rows: decode_table_row(w, n, out); break;
     }
 }
 

@@ -9,7 +9,7 @@
 namespace dsv4 {
 
 void Model::run(const int64_t* ids, int64_t rows, const std::vector<std::vector<Run>>& runs,
-                const Results& results) const {
+                const std::vector<RingView>& past, const Results& results) const {
   Session session;
   Workspace& w = session.w;
   const int64_t S = collapse->streams, width = collapse->width;
@@ -21,6 +21,13 @@ void Model::run(const int64_t* ids, int64_t rows, const std::vector<std::vector<
   float* between = w.model[3].get<float>(rows * S * width);
   float* weights = w.model[4].get<float>(rows * chosen);
   float* x = results.streams;
+  const int64_t* memories = nullptr;  // rows that the next layer with an Engram reads
+  if (ngrams != nullptr) {
+    const int64_t tables = static_cast<int64_t>(ngrams->tables.size());
+    int64_t* found = w.model[5].get<int64_t>(tables * rows * ngrams->reads);
+    ngrams->look_up(ids, rows, runs.front(), past, found);
+    memories = found;
+  }
 
   Clock clock;
   each(rows, 16, [&](int64_t t, int) {
@@ -33,6 +40,10 @@ void Model::run(const int64_t* ids, int64_t rows, const std::vector<std::vector<
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const int64_t l = static_cast<int64_t>(i);
+    if (layer.engram != nullptr) {
+      layer.engram->run(memories, rows, x);
+      memories += rows * ngrams->reads;
+    }
     layer.attention_connection->enter(x, rows, input, post, comb);
     layer.attention->run(input, runs[i], output);
     leave(output, x, post, comb, rows, S, width, between);

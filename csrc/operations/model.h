@@ -6,6 +6,7 @@
 
 #include "operations/attention.h"
 #include "operations/connection.h"
+#include "operations/engram.h"
 #include "operations/experts.h"
 
 namespace dsv4 {
@@ -16,6 +17,7 @@ struct Layer {
   const Attention* attention;
   const Connection* experts_connection;
   const Mixture* experts;
+  const Engram* engram;  // null in most layers
 };
 
 // What a pass leaves behind besides the states: `streams` [tokens, streams, hidden] after the last
@@ -35,11 +37,13 @@ struct Model {
   std::vector<Layer> layers;
   const Collapse* collapse;
   Matrix head;
+  const Ngrams* ngrams;  // null: no layer has an Engram
 
   // ids [tokens] of the vocabulary, of several sequences one behind the other; runs [layers][sequences]
-  // say whose they are, and their states are extended.
+  // say whose they are, and their states are extended. `past`: the last ids of every sequence, as
+  // `Ngrams` wants them.
   void run(const int64_t* ids, int64_t tokens, const std::vector<std::vector<Run>>& runs,
-           const Results& results) const;
+           const std::vector<RingView>& past, const Results& results) const;
 };
 
 }  // namespace dsv4

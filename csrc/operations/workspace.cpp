@@ -4,7 +4,7 @@ namespace dsv4 {
 
 const char* const kStageNames[kStages] = {"connect", "project", "compress", "query",
                                           "select",  "attend",  "output",   "route",
-                                          "gate_up", "down",    "head",     "embed"};
+                                          "gate_up", "down",    "head",     "embed",   "memory"};
 StageTime stage_times[kStages];
 
 Workspace& workspace() {

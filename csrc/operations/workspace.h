@@ -27,6 +27,7 @@ enum Stage : int {
   kDown,
   kHead,
   kEmbed,
+  kMemory,
   kStages
 };
 extern const char* const kStageNames[kStages];
@@ -60,7 +61,7 @@ struct Workspace {
   Scratch floats[10];
   Scratch bytes[4];
   Scratch numbers[4];
-  Scratch model[5];              // what a pass keeps between the parts of its layers
+  Scratch model[6];              // what a pass keeps between the parts of its layers
   std::vector<Scratch> threads;  // one per thread
 
   uint8_t* thread_bytes(int thread, int64_t count) {

@@ -159,6 +159,26 @@ void product(const Kernels& table, const Kind& kind, int64_t rows, int64_t cols,
   exact(table, kind.decoded, equal);
 }
 
+// A table of rows that have scales of their own; its rows are looked up, never multiplied.
+void table_rows(const Kernels& table, int64_t rows, int64_t cols, Random& random) {
+  const int64_t across = (cols + 31) / 32;
+  Block<uint8_t> data(rows * cols), scales(rows * across);
+  for (int64_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(random.below(127));
+  for (int64_t i = 0; i < scales.size(); ++i)
+    scales[i] = static_cast<uint8_t>(118 + random.below(8));
+  const Matrix w{data.get(), scales.get(), rows, cols, Format::kFP8Rows};
+  const int64_t begin = random.below(rows);
+  Block<float> decoded((rows - begin) * cols);
+  table.decode_rows(w, begin, rows, decoded.get());
+  bool equal = !decoded.overrun();
+  for (int64_t i = 0; i < decoded.size(); ++i) {
+    const int64_t n = begin + i / cols, k = i % cols;
+    const double value = e4m3(data[n * cols + k]) * e8m0(scales[n * across + k / 32]);
+    equal = equal && decoded[i] == static_cast<float>(value);
+  }
+  exact(table, "decode_rows of a table", equal);
+}
+
 }  // namespace
 
 void matrices(const Kernels& table, Random random) {
@@ -171,6 +191,7 @@ void matrices(const Kernels& table, Random random) {
     if (kind.format != Format::kFP4)
       for (int64_t cols : {1, 7, 31, 130, 203}) product(table, kind, 10, cols, 3, random);
   }
+  for (int64_t cols : {1, 31, 32, 40, 256}) table_rows(table, 10, cols, random);
 }
 
 }  // namespace selftest

@@ -91,6 +91,11 @@ class EngramConfig:
         """Earlier tokens that the hashes of a position depend on."""
         return self.max_ngram_size - 1
 
+    @property
+    def convolved(self) -> int:
+        """Earlier tokens that the convolution of a layer sees."""
+        return (CONV_KERNEL - 1) * self.max_ngram_size if self.conv else 0
+
     @cached_property
     def primes(self) -> tuple[tuple[int, ...], ...]:
         """Moduli of every layer, by (n-gram length, head): rows of the parts of its table.
@@ -149,6 +154,11 @@ def from_json(values: Mapping[str, Any]) -> EngramConfig | None:
     if not given:
         return None
     sizes = given.pop("num_embeddings", None)
+    rows_per_hash = given.get("vocab_size")
+    if isinstance(rows_per_hash, list) and len(set(map(repr, rows_per_hash))) == 1:
+        given["vocab_size"] = rows_per_hash[0]  # one for every length of n-grams
+    if "pad_token_id" in given:  # what some call it
+        given.setdefault("pad_id", given.pop("pad_token_id"))
     fields = {field.name: field for field in dataclasses.fields(EngramConfig)}
     for name in given:
         if name not in fields:
@@ -166,7 +176,7 @@ def from_json(values: Mapping[str, Any]) -> EngramConfig | None:
     if type(given.get("conv", False)) is not bool:
         raise _fail("conv", given["conv"], "true or false")
     config = EngramConfig(**given)
-    if sizes is not None and list(sizes) != list(config.rows):
+    if sizes is not None and sizes != list(config.rows):
         raise _fail("num_embeddings", sizes, f"{list(config.rows)}, the sums of the hashes' primes")
     return config
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsv4.numerics import formats
 from dsv4.numerics.activation import fake_quant_int8
-from dsv4.numerics.quantized import FP4, FP8, FP8_F32, QuantizedTensor, quantize
+from dsv4.numerics.quantized import FP4, FP8, FP8_F32, FP8_ROWS, QuantizedTensor, quantize
 from dsv4.ops.cpu.native import native
 
 if native is None:
@@ -26,7 +26,9 @@ if native is None:
 
 SETS = native.instruction_sets()
 QUANTIZED = {"fp8": FP8, "fp8-f32": FP8_F32, "fp4": FP4}
-CODES = {"f32": 0, "bf16": 1, "fp8": 2, "fp8-f32": 3, "fp4": 4}  # enum Format of csrc/types.h
+PRODUCTS = {"f32": 0, "bf16": 1, "fp8": 2, "fp8-f32": 3, "fp4": 4}
+CODES = PRODUCTS | {"fp8-rows": 5}
+"""enum Format of csrc/types.h; rows of a table are not multiplied."""
 SHAPES = [
     (1, 32), (7, 96), (128, 128), (130, 160), (257, 512), (130, 1024), (7, 4128), (1, 4128),
     (257, 32), (128, 96), (130, 128), (7, 512), (1, 1024),
@@ -119,7 +121,7 @@ def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
     native.use_instruction_set(before)
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_products_are_those_of_float64_and_do_not_depend_on_their_company(
     name: str, shape: tuple[int, int]
@@ -143,7 +145,7 @@ def test_products_are_those_of_float64_and_do_not_depend_on_their_company(
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_any_size_address_and_split(data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(list(CODES)))
+    name = data.draw(st.sampled_from(list(PRODUCTS)))
     cols = data.draw(st.integers(1, 20)) * 32 if name == "fp4" else data.draw(st.integers(1, 650))
     rows = data.draw(st.integers(1, 150))
     begin = data.draw(st.integers(0, rows))
@@ -162,7 +164,7 @@ def test_any_size_address_and_split(data: st.DataObject) -> None:
     assert torch.equal(multiply(w, x, tokens, begin, end), y[tokens, begin:end])
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("cols", [32, 96, 128, 160, 4128])
 def test_nothing_is_read_past_the_last_byte(name: str, cols: int) -> None:
     """The weight ends where a page begins that must not be touched: reading it is fatal."""
@@ -183,7 +185,7 @@ def test_nothing_is_read_past_the_last_byte(name: str, cols: int) -> None:
     pages.close()
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("shape", [(1, 32), (130, 160), (257, 512)])
 def test_decoded_rows_are_exact(name: str, shape: tuple[int, int]) -> None:
     w = drawn(name, *shape)
@@ -255,6 +257,24 @@ def test_scales_at_their_limits(name: str, code: int) -> None:
         y = multiply(w, x[:count])
         assert torch.equal(y.isnan(), expected[:count].isnan())
         assert torch.equal(y.nan_to_num(), expected[:count].nan_to_num())
+
+
+@pytest.mark.parametrize("cols", [1, 7, 31, 32, 33, 40, 160, 257])
+def test_rows_of_a_table_are_decoded_exactly(cols: int) -> None:
+    """Any code there is, and for every 32 columns of a row another scale."""
+    generator = torch.Generator().manual_seed(cols)
+    data = torch.randint(0, 256, (9, cols), generator=generator, dtype=torch.uint8)
+    scale = torch.randint(100, 150, (9, -(-cols // 32)), generator=generator, dtype=torch.uint8)
+    scale[3, -1] = 255
+    table = QuantizedTensor(
+        data.view(torch.float8_e4m3fn), scale.view(torch.float8_e8m0fnu), FP8_ROWS
+    )
+    want = held("fp8-rows", table).exact.float()
+    assert bool(want[3, -1].isnan())
+    for row in (0, 3, 8):
+        found = decode(held("fp8-rows", table), row, row + 1)[0]
+        assert torch.equal(found.isnan(), want[row].isnan())
+        assert torch.equal(found.nan_to_num(), want[row].nan_to_num())
 
 
 def test_inputs_of_fp4_weights_are_rounded_to_int8() -> None:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from dsv4.checkpoint import export_transformers
 from dsv4.config import CSA, HCA, SWA, ModelConfig, YarnScaling
+from dsv4.engram import EngramConfig
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import init_weights
+from dsv4.model.weights import init_weights, set_weight
 from dsv4.presets import preset
 
 FLASH_LIKE = (SWA, SWA, CSA, HCA, CSA)
 PRO_LIKE = (HCA, HCA, CSA, HCA)
+SCHEDULES = {"flash": FLASH_LIKE, "pro": PRO_LIKE}
 
 
 def draw_config(seed: int, schedule: tuple[int, ...]) -> ModelConfig:
@@ -56,6 +58,23 @@ def draw_config(seed: int, schedule: tuple[int, ...]) -> ModelConfig:
     )
 
 
+def with_engram(config: ModelConfig, seed: int, *, conv: bool = False) -> ModelConfig:
+    """The same architecture with memories in the first layer and in one behind others."""
+    rng = random.Random(seed)
+    canonical = config.vocab_size - rng.randrange(1, 40)
+    engram = EngramConfig(
+        layer_ids=(0, 2) if conv else (1, config.num_hidden_layers - 1),
+        max_ngram_size=rng.choice((2, 3, 4)),
+        n_heads=rng.choice((1, 2, 3)),
+        head_dim=rng.choice((8, 24, 40)),
+        vocab_size=rng.choice((61, 500)),
+        compressed_vocab_size=canonical,
+        seed=seed,
+        conv=conv,
+    )
+    return replace(config, engram=engram)
+
+
 @torch.no_grad()
 def draw_model(config: ModelConfig, seed: int) -> Transformer:
     """Random weights of a size at which every part matters (sinks, biases, mixing, gates)."""
@@ -65,7 +84,7 @@ def draw_model(config: ModelConfig, seed: int) -> Transformer:
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=rng)
         leaf = name.rpartition(".")[2]
-        if "norm" in name:
+        if "norm" in name or leaf in ("q_weight", "k_weight"):
             parameter.copy_(1 + 0.2 * noise)
         elif leaf.endswith("_scale"):
             parameter.copy_(0.5 + 0.3 * noise)
@@ -73,6 +92,10 @@ def draw_model(config: ModelConfig, seed: int) -> Transformer:
             parameter.copy_(0.5 * noise)
         else:
             parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+    if config.engram is not None:
+        canonical = config.engram.compressed_vocab_size
+        drawn = torch.randint(canonical, (config.vocab_size,), generator=rng)
+        set_weight(model, "ngrams.token_map", drawn)
     return model.eval()
 
 

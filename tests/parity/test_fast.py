@@ -17,16 +17,17 @@ from torch import Tensor
 
 from dsv4 import checkpoint, ops
 from dsv4.config import CSA, HCA, SWA, ModelConfig
+from dsv4.engram import EngramConfig
 from dsv4.model.block import Block, collapse_head
+from dsv4.model.state import LayerState
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import FAST
 from dsv4.ops.cpu.native import native
 from dsv4.presets import preset
-from tests.parity.models import FLASH_LIKE, PRO_LIKE, draw_config, draw_model, tokens
+from tests.parity.models import SCHEDULES, draw_config, draw_model, tokens, with_engram
 
 pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 
-SCHEDULES = {"flash": FLASH_LIKE, "pro": PRO_LIKE}
 SETS = native.instruction_sets() if native is not None else []
 
 
@@ -42,7 +43,9 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 @cache
 def drawn(kind: str, seed: int) -> tuple[ModelConfig, Transformer]:
     """A random model with plain weights."""
-    config = draw_config(seed, SCHEDULES[kind])
+    config = draw_config(seed, SCHEDULES["flash" if kind == "engram" else kind])
+    if kind == "engram":
+        config = with_engram(config, seed)
     model = draw_model(config, seed)
     model.numerics = FAST
     return config, model
@@ -52,7 +55,12 @@ def drawn(kind: str, seed: int) -> tuple[ModelConfig, Transformer]:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     """A model whose weights lie in the released formats, FP8 and FP4."""
     folder: Path = tmp_path_factory.mktemp("stored")
-    config = replace(preset("tiny"), compress_ratios=(SWA, CSA, HCA, SWA), num_hidden_layers=3)
+    config = replace(
+        preset("tiny"),
+        compress_ratios=(SWA, CSA, HCA, SWA),
+        num_hidden_layers=3,
+        engram=EngramConfig((0, 2), 3, 2, 40, 300, 400),
+    )
     checkpoint.synth(config, folder / "model")
     return checkpoint.load(folder / "model", FAST)
 
@@ -71,7 +79,19 @@ def layers(model: Transformer, length: int, seed: int) -> Iterator[tuple[Block, 
         assert isinstance(layer, Block)
         yield layer, streams.contiguous(), ids
         with ops.unfused():
-            streams, _ = layer(streams, ids, 0, part, FAST)
+            streams = through(model, layer, streams, ids, part)
+
+
+def through(
+    model: Transformer, layer: Block, streams: Tensor, ids: Tensor, state: LayerState
+) -> Tensor:
+    """The streams after a layer that sees these ids at the start of a text."""
+    ticket = None
+    if layer.engram is not None:
+        assert model.ngrams is not None
+        ticket = layer.engram.submit(model.ngrams(ids, None, 0)[layer.engram.number], FAST)
+    out: Tensor = layer(streams, ids, 0, state, FAST, ticket)[0]
+    return out
 
 
 @torch.no_grad()
@@ -88,11 +108,13 @@ def compare(model: Transformer, length: int) -> dict[str, float]:
         fast_state, state = model.new_state().layers[index], model.new_state().layers[index]
         fast = layer.attn(x, 0, fast_state, FAST)
         mixed, choice = layer.ffn(x, ids, FAST)
-        through, _ = layer(streams, ids, 0, model.new_state().layers[index], FAST)
+        block = through(model, layer, streams, ids, model.new_state().layers[index])
         with ops.unfused():
             note("attention", fast, layer.attn(x, 0, state, FAST))
             want, wanted = layer.ffn(x, ids, FAST)
-            note("block", through, layer(streams, ids, 0, model.new_state().layers[index], FAST)[0])
+            note(
+                "block", block, through(model, layer, streams, ids, model.new_state().layers[index])
+            )
         note("mixture", mixed, want)
         assert torch.equal(choice.experts_NK, wanted.experts_NK)
         note("affinities", choice.scores_NE, wanted.scores_NE)
@@ -122,7 +144,7 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("kind", [*SCHEDULES, "engram"])
 @pytest.mark.parametrize("length", [1, 3, 127, 129, 300])
 def test_plain_weights(kind: str, length: int, instruction_set: str) -> None:
     _, model = drawn(kind, 11)

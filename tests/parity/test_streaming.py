@@ -1,8 +1,13 @@
-"""A memory limit changes where experts come from, and no bit of what is computed."""
+"""A memory limit changes where experts and Engram tables come from, no bit of what is computed."""
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +16,19 @@ from torch import Tensor
 
 from dsv4 import checkpoint
 from dsv4.chat.model import load
+from dsv4.checkpoint import tables
 from dsv4.checkpoint.expert_reads import Matrices
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.loading import WORKING, resident
-from dsv4.errors import UsageError
+from dsv4.checkpoint.tables import TableStore
+from dsv4.engine.core import Core
+from dsv4.engine.forward import forward
+from dsv4.engine.memory import Memory
+from dsv4.engine.request import Event, Generation, Token
+from dsv4.engine.sampler import GREEDY
+from dsv4.engine.speculation import Mode
+from dsv4.engram import EngramConfig
+from dsv4.errors import CheckpointError, UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import FAST
 from dsv4.ops.cpu.native import native
@@ -30,6 +44,15 @@ LENGTH, STEPS = 40, 6
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("streaming") / "tiny"
     checkpoint.synth(preset("tiny"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def memories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with two tables of 24,000 rows, whose channels are no multiple of 32."""
+    path: Path = tmp_path_factory.mktemp("streaming") / "memories"
+    engram = EngramConfig((1, 3), 3, 4, 40, 3000, 400)
+    checkpoint.synth(replace(preset("tiny"), engram=engram), path)
     return path
 
 
@@ -92,6 +115,105 @@ def test_a_limit_at_load(folder: Path) -> None:
     plan = checkpoint.make_plan(folder)
     model = checkpoint.load(folder, FAST, memory_limit=resident() + WORKING + 2 * plan.nbytes)
     assert torch.equal(logits(model), want)
+
+
+def test_same_bits_with_tables_on_disk(memories: Path) -> None:
+    """Single steps, a prefill whose rows take several reads, and what was read ahead of it."""
+    want = logits(checkpoint.load(memories, FAST))
+    model = checkpoint.load(memories, FAST)
+    plan = checkpoint.make_plan(memories)
+    with ExpertStore.of(plan, 1 << 30) as experts:
+        model.stream_experts(experts)
+        assert torch.equal(logits(model), want)
+        tables = TableStore.of(plan)
+        model.stream_tables(tables)
+        assert torch.equal(logits(model), want)
+        ids = tokens(model.config, LENGTH + STEPS, 3)[0].tolist()
+        found = torch.cat([part for _, part in forward(model, ids, chunk=17, decode=STEPS)])
+        assert torch.equal(found, want[0, : LENGTH + STEPS])
+        tables.close()
+
+
+def test_what_was_read_ahead_is_not_read_again(
+    memories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    place = tables.read_places
+
+    def counted(file: int, places: Tensor, out: Tensor) -> None:
+        asked.append(places.numel())
+        place(file, places, out)
+
+    monkeypatch.setattr(tables, "read_places", counted)
+    model = checkpoint.load(memories, FAST)
+    store = TableStore.of(checkpoint.make_plan(memories))
+    model.stream_tables(store)
+    ids, state = torch.tensor([7, 7, 7, 7, 9]), model.new_state()
+    with torch.no_grad():
+        model.read_ahead(ids[:3], state)
+        model.read_ahead(ids, state, 3)
+        model.read_ahead(ids[:3], state)
+        model(ids[None, :3], state)
+        model(ids[None, 3:], state)
+    # Rows and scales of two tables, once for each part; the second and third 7 share a bigram.
+    store.close()
+    assert len(asked) == 2 * 2 * 2
+    assert sorted(asked) == [16] * 4 + [20] * 4
+
+
+def test_a_table_that_became_shorter_is_named(memories: Path, tmp_path: Path) -> None:
+    shutil.copytree(memories, tmp_path / "short")
+    store = TableStore.of(checkpoint.make_plan(tmp_path / "short"))
+    (file,) = (tmp_path / "short").glob("*.safetensors")
+    os.truncate(file, 4096)
+    rows = torch.tensor([[[23_000, 1, 2], [1, 5, 23_000]]])
+    with pytest.raises(CheckpointError, match="ends in the middle of"):
+        store.submit(0, rows).wait()
+    store.close()
+
+
+def test_tables_stay_on_disk_when_not_all_fits(memories: Path) -> None:
+    want = logits(checkpoint.load(memories, FAST))
+    plan = checkpoint.make_plan(memories)
+    table = sum(source.nbytes for source in tables.table_sources(plan))
+    roomy = checkpoint.load(memories, FAST, memory_limit=resident() + WORKING + 2 * plan.nbytes)
+    assert not roomy.streams_tables
+    tight = resident() + WORKING + plan.nbytes - table
+    model = checkpoint.load(memories, FAST, memory_limit=tight + (1 << 20))
+    assert model.streams_tables
+    assert torch.equal(logits(model), want)
+
+
+@pytest.mark.parametrize("guesses", ["off", "on"])
+def test_an_engine_over_tables_on_disk_answers_the_same(memories: Path, guesses: Mode) -> None:
+    """Several sequences, prompts in pieces, guesses: all read ahead, and some of it in vain."""
+    model = checkpoint.load(memories, FAST).requires_grad_(False)
+    vocabulary = model.config.vocab_size
+    asked = [
+        Generation(tuple(random.Random(i).choices(range(vocabulary), k=size)), 9, sampling=GREEDY)
+        for i, size in enumerate((600, 3, 40))
+    ]
+
+    def answers() -> list[list[int]]:
+        core = Core(model, Memory(model, 1 << 28), speculation=guesses)
+        drawn: list[list[int]] = [[] for _ in asked]
+
+        def listen(into: list[int], event: Event | Exception) -> None:
+            assert not isinstance(event, Exception), event
+            if isinstance(event, Token):
+                into.append(event.id)
+
+        for generation, into in zip(asked, drawn, strict=True):
+            core.add(generation, partial(listen, into))
+        while core.busy:
+            core.step()
+        return drawn
+
+    want = answers()
+    store = TableStore.of(checkpoint.make_plan(memories))
+    model.stream_tables(store)
+    assert answers() == want
+    store.close()
 
 
 def test_too_small_a_limit_says_what_is_needed(folder: Path) -> None:

@@ -67,6 +67,8 @@ class Model:
         """A digest of all that the numbers of a decoding state depend on besides the tokens."""
         digest = hashlib.blake2b(checkpoint.identity(self.folder), digest_size=32)
         digest.update(f"{self.numerics} {arithmetic()} {__version__}".encode())
+        if self.transformer.ngrams is not None:  # it may come from the tokenizer
+            digest.update(self.transformer.ngrams.token_map.numpy().tobytes())
         return digest.digest()
 
     @cached_property
@@ -105,7 +107,12 @@ def load(
             else "a memory limit needs the native kernels, which are not installed",
             "use --numerics fast" if not policy.packed else "dsv4 doctor says how to get them",
         )
-    transformer = checkpoint.load(folder, policy, memory_limit=memory_limit)
+    transformer = checkpoint.load(
+        folder,
+        policy,
+        memory_limit=memory_limit,
+        canonical_ids=lambda size: Tokenizer.from_folder(folder).canonical_ids(size),
+    )
     transformer.requires_grad_(False)
     # Kernels read the stored formats; op by op they would be decoded at every step.
     in_place = policy.quantized or (policy.packed and available())

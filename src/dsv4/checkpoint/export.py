@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,18 +17,28 @@ from dsv4.checkpoint.writer import Progress, write_checkpoint
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import get_weight
-from dsv4.numerics.quantized import QuantizedTensor, Weight, quantize
+from dsv4.model.weights import get_factor, get_weight
+from dsv4.numerics.adapted import Adapted
+from dsv4.numerics.quantized import Format, QuantizedTensor, Weight, quantize
 
 ONE_FILE_BYTES = 1 << 30
 """Models up to this size are written as one file, larger ones layer by layer as released."""
 TRANSFORMERS_SHARD_BYTES = 4 << 30
 
 
-def file_plan(config: ModelConfig) -> list[list[TensorSpec]]:
-    """The released layout's tensors, file by file: as released, or one file for a small model."""
+Storage = Format | torch.dtype
+"""How one weight is stored: in a block-scaled format, or as plain numbers."""
+
+
+def file_plan(
+    config: ModelConfig, otherwise: Mapping[str, Storage] = MappingProxyType({})
+) -> list[list[TensorSpec]]:
+    """The released layout's tensors, file by file: as released, or one file for a small model.
+
+    otherwise: name -> storage of the weights that are not stored as the layout says.
+    """
     files = [
-        [spec for parameter in shard for spec in parameter.stored()]
+        [spec for parameter in shard for spec in _stored(parameter, otherwise).stored()]
         for shard in layout.shards(config)
     ]
     if sum(spec.nbytes for file in files for spec in file) > ONE_FILE_BYTES:
@@ -35,21 +46,32 @@ def file_plan(config: ModelConfig) -> list[list[TensorSpec]]:
     return [[spec for file in files for spec in file]]
 
 
+def _stored(parameter: Parameter, otherwise: Mapping[str, Storage]) -> Parameter:
+    storage = otherwise.get(parameter.name)
+    if storage is None:
+        return parameter
+    if isinstance(storage, Format):
+        return replace(parameter, format=storage)
+    return replace(parameter, format=None, dtype=storage)
+
+
 def export_released(
     model: Transformer,
     folder: Path | str,
     *,
+    otherwise: Mapping[str, Storage] = MappingProxyType({}),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write `model` in the released layout: FP8 matrices, FP4 (or FP8) experts, BF16 and F32.
 
-    The formats are those of `model.config`. Weights that are quantised that way already are
-    written as they are, others are rounded. All or nothing: see `writer.staged`. Raises
-    CheckpointError if the folder holds a model, cannot be written, or a weight is not finite.
+    The formats are those of `model.config`, but for weights named in `otherwise`. Weights that
+    are quantised that way already are written as they are, others are rounded; adapted ones are
+    merged, one at a time. All or nothing: see `writer.staged`. Raises CheckpointError if the
+    folder holds a model, cannot be written, or a weight is not finite.
     """
     config = _written_config(model)
-    parameters = {parameter.name: parameter for parameter in layout.parameters(config)}
+    parameters = {p.name: _stored(p, otherwise) for p in layout.parameters(config)}
     by_tensor = {
         spec.name: parameter for parameter in parameters.values() for spec in parameter.stored()
     }
@@ -67,7 +89,7 @@ def export_released(
 
     write_checkpoint(
         folder,
-        file_plan(config),
+        file_plan(config, otherwise),
         pieces,
         config.to_released(),
         overwrite=overwrite,
@@ -97,7 +119,11 @@ def _plain(model: Transformer, parameter: Parameter) -> Tensor:
 
 def _quantized(model: Transformer, parameter: Parameter) -> QuantizedTensor:
     assert parameter.format is not None
-    value = _finite(parameter, get_weight(model, parameter.name))
+    factor = get_factor(model, parameter.name)
+    if isinstance(factor, Adapted):
+        _finite(parameter, factor.merged())
+        return factor.rounded(parameter.format)
+    value = _finite(parameter, factor)
     if isinstance(value, QuantizedTensor):
         if value.format == parameter.format:
             return value.to("cpu")
@@ -119,6 +145,7 @@ def export_transformers(
     MTP block is left out: transformers does not have it. Errors as for `export_released`.
     """
     config = layout.without_mtp(model.config)
+    values = config.to_transformers() | {"torch_dtype": str(dtype).removeprefix("torch.")}
     shapes: dict[str, list[Parameter]] = {}
     for parameter in layout.parameters(config):
         if not parameter.expert:
@@ -139,7 +166,6 @@ def export_transformers(
             yield dense.detach().cpu().to(spec.dtype)
 
     specs = [_joined(config, name, parts, dtype) for name, parts in shapes.items()]
-    values = config.to_transformers() | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_checkpoint(
         folder, _by_size(specs), pieces, values, overwrite=overwrite, progress=progress
     )

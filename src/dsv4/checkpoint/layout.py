@@ -18,6 +18,9 @@ from dsv4.config import CSA, HCA, ModelConfig
 from dsv4.engram import CONV_KERNEL
 from dsv4.numerics.quantized import FP4, FP8, FP8_F32, FP8_ROWS, Format
 
+TOKEN_MAP = "ngrams.token_map"
+"""Canonical ids of all tokens. V4.1 does not store them: they follow from its tokenizer."""
+
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64
 
 
@@ -102,7 +105,7 @@ def parameters(config: ModelConfig) -> Iterator[Parameter]:
 
 
 def _shards(config: ModelConfig) -> Iterator[Iterable[Parameter]]:
-    memory = [Parameter("ngrams.token_map", (config.vocab_size,), I64)] if config.engram else []
+    memory = [Parameter(TOKEN_MAP, (config.vocab_size,), I64)] if config.engram else []
     yield (Parameter("embed.weight", (config.vocab_size, config.hidden_size)), *memory)
     for layer, ratio in enumerate(config.layer_ratios):
         name = f"layers.{layer}."

@@ -57,6 +57,12 @@ class Plan:
     notes: tuple[str, ...]
     nbytes: int
 
+    @property
+    def lacks_token_map(self) -> bool:
+        """Whether canonical ids for its Engram are to come from the tokenizer, as with V4.1."""
+        stored = any(source.parameter.name == layout.TOKEN_MAP for source in self.sources)
+        return self.config.engram is not None and not stored
+
 
 @dataclass(slots=True)
 class _Problems:
@@ -231,7 +237,8 @@ def _match(
             return []
         name = _find(found, parameter.name, style)
         if name is None:
-            problems.missing.append(parameter.name)
+            if parameter.name != layout.TOKEN_MAP:
+                problems.missing.append(parameter.name)
             continue
         used.add(name)
         data, scale = found[name], None

@@ -71,7 +71,7 @@ def _random_pieces(config: ModelConfig, spec: TensorSpec, seed: int) -> Iterator
     own_seed = [seed, zlib.crc32(spec.name.encode())]
     bits = np.random.Generator(np.random.SFC64(own_seed))
     generator = torch.Generator().manual_seed(int(bits.integers(1 << 62)))
-    if spec.name == "ngrams.token_map":
+    if spec.name == layout.TOKEN_MAP:
         assert config.engram is not None
         yield torch.arange(config.vocab_size) % config.engram.compressed_vocab_size
         return

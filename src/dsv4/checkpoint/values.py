@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint.folder import DTYPES, Stored, listing
+from dsv4.checkpoint.layout import TOKEN_MAP
 from dsv4.checkpoint.plan import Plan, Source
 from dsv4.errors import CheckpointError
 
@@ -83,7 +84,7 @@ def _checks(source: Source, plan: Plan) -> list[_Check]:
 def _limit(source: Source, plan: Plan) -> int:
     """One more than the largest integer that a table of expert or canonical ids may hold."""
     engram = plan.config.engram
-    if source.parameter.name == "ngrams.token_map" and engram is not None:
+    if source.parameter.name == TOKEN_MAP and engram is not None:
         return engram.compressed_vocab_size
     return plan.config.n_routed_experts
 

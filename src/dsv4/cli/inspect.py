@@ -76,10 +76,11 @@ def describe(config: ModelConfig, context: int) -> dict[str, Any]:
                 name: getattr(counted, name)
                 for name in (
                     "embedding head attention compressor indexer router experts "
-                    "shared_experts hyper norms mtp"
+                    "shared_experts hyper norms engram tables mtp"
                 ).split()
             },
         },
+        "engram": _engram(config),
         "tensors": _tensors(config),
         "cache": {
             "entry_bytes": cache.entry_bytes,
@@ -92,6 +93,20 @@ def describe(config: ModelConfig, context: int) -> dict[str, Any]:
         },
         "flops": {str(n): _flops(config, n) for n in contexts},
         "context": context,
+    }
+
+
+def _engram(config: ModelConfig) -> dict[str, Any] | None:
+    from dsv4.model import cost
+
+    if config.engram is None:
+        return None
+    read = cost.lookups(config)
+    return {
+        "layers": list(config.engram.layer_ids),
+        "rows": list(config.engram.rows),
+        "rows_per_token": read.rows,
+        "bytes_per_token": read.nbytes,
     }
 
 
@@ -156,7 +171,7 @@ def _show(facts: dict[str, Any], config: ModelConfig) -> None:
         f"({size(tensors['bytes'])})\n"
     )
     parts = table("Parameters", "part", "count", "")
-    for name, count in counted["parts"].items():
+    for name, count in ((name, count) for name, count in counted["parts"].items() if count):
         parts.add_row(name.replace("_", " "), f"{count:,}", quantity(count))
     parts.add_row("all but MTP", f"{counted['main']:,}", quantity(counted["main"]))
     parts.add_row("with MTP", f"{counted['with_mtp']:,}", quantity(counted["with_mtp"]))
@@ -171,6 +186,13 @@ def _show(facts: dict[str, Any], config: ModelConfig) -> None:
         rows.add_row(row["name"], shape, row["dtype"], f"{row['count']:,}", f"{row['bytes']:,}")
     out.print(rows, "")
 
+    memory = facts["engram"]
+    if memory is not None:
+        out.print(
+            f"[bold]Engram[/]: layers {', '.join(map(str, memory['layers']))}; a token reads "
+            f"{memory['rows_per_token']} of {sum(memory['rows']):,} rows, "
+            f"{memory['bytes_per_token']:,} bytes\n"
+        )
     cache = facts["cache"]
     out.print(
         f"[bold]Cache[/]: {cache['bytes_per_token']:,.1f} bytes per token (entry "

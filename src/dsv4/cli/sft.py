@@ -110,7 +110,7 @@ def sft(
     if recipe is not None:
         config = read_recipe(recipe, corpora, out, SftConfig)
     else:
-        sources = _sources(files or [], task or [], "train" if heldout else None)
+        sources = sources_of(files or [], task or [], "train" if heldout else None)
         config = SftConfig(
             init=folder,
             sources=sources,
@@ -118,7 +118,7 @@ def sft(
             out=out,
             epochs=epochs,
             schedule=Schedule(1, lr=rate, warmup=10, decay=1.0, accumulate=accumulate),
-            heldout=_sources(files or [], [], "heldout") if heldout else (),
+            heldout=sources_of(files or [], [], "heldout") if heldout else (),
             optimizer=OptimizerSettings(
                 matrices=cast(Any, choice("--optimizer", optimizer, OPTIMIZERS))
             ),
@@ -148,7 +148,7 @@ def _run(config: SftConfig) -> None:
             draw(out / "metrics.jsonl", out / "model" / "loss.png", f"{out.name}: fine-tuning")
 
 
-def _sources(files: list[str], tasks: list[str], split: Any) -> tuple[Source, ...]:
+def sources_of(files: list[str], tasks: list[str], split: Any) -> tuple[Source, ...]:
     """Files and tasks as sources. Raises UsageError for a task without a count."""
     from dsv4.data.corpora import TASK_PREFIX, Source
     from dsv4.errors import UsageError

@@ -164,8 +164,13 @@ class Tokenizer:
         return self.token_bytes(index).decode("utf-8", "replace")
 
     def canonical_ids(self, size: int) -> list[int]:
-        """The canonical id of every token of a model's vocabulary of `size` ids, for Engram."""
-        return token_map(size, self.token, lambda index: self._tokens.get(index, ""))
+        """The canonical id of every token of a model's vocabulary of `size` ids, for Engram; ids
+        that are not used count as one."""
+        return token_map(
+            size,
+            lambda index: self.token(index) if index < self.vocab_size else "",
+            lambda index: self._tokens.get(index, ""),
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens visible; invalid UTF-8 becomes U+FFFD."""

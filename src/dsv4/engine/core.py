@@ -204,10 +204,15 @@ class Core:
         inputs = [self._input(piece) for piece in chosen]
         starts = [piece.sequence.length for piece in chosen]
         with torch.no_grad():
+            if self.model.streams_tables:
+                self._read_ahead(chosen)
             outputs = self.model.forward_many(inputs)
         for piece, start, output in zip(chosen, starts, outputs, strict=True):
             sequence = piece.sequence
             self.queue.served(sequence.user, piece.length)
+            if sequence.generation.routing:
+                experts = [layer.experts_NK for layer in output.routing]
+                sequence.routed(start, torch.stack(experts, 1))
             if not sequence.produced:
                 self.counters.prompt_tokens += piece.length
                 sequence.deliver(Prefill(sequence.length, sequence.cached or 0))
@@ -221,6 +226,19 @@ class Core:
                 continue
             if sequence.reason is not None:
                 self._end(sequence)
+            elif self.model.streams_tables and sequence.waiting_ids == 1:
+                assert sequence.state is not None  # as right after sampling as can be
+                following = self._input(Piece(sequence, 1))
+                self.model.read_ahead(following.ids_T, following.state)
+
+    def _read_ahead(self, chosen: list[Piece]) -> None:
+        """Have Engram's tables read what the parts of prompts behind these pieces will need."""
+        for piece in chosen:
+            sequence, state = piece.sequence, piece.sequence.state
+            assert state is not None
+            left = sequence.ids[state.length : state.length + piece.length + CHUNK]
+            if len(left) > piece.length:
+                self.model.read_ahead(torch.tensor(left), state, piece.length)
 
     def _input(self, piece: Piece) -> transformer.Piece:
         """The next ids of a sequence, and the guess at what comes after them."""

@@ -54,8 +54,11 @@ def _pieces(
     model: Transformer, ids: list[int], state: State, chunk: int, decode: int, last_only: bool
 ) -> Iterator[tuple[int, Tensor]]:
     prefill = len(ids) - decode
-    for start, stop in pairwise([*range(0, prefill, chunk), *range(prefill, len(ids) + 1)]):
+    stops = [*range(0, prefill, chunk), *range(prefill, len(ids) + 1)]
+    for i, (start, stop) in enumerate(pairwise(stops)):
         with torch.no_grad():
+            if model.streams_tables and stop < len(ids):
+                model.read_ahead(torch.tensor(ids[start : stops[i + 2]]), state, stop - start)
             output = model(torch.tensor([ids[start:stop]]), state, last_only=last_only)
         yield stop, require_finite(output.logits_BTV[0])
 

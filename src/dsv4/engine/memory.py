@@ -80,8 +80,12 @@ class Memory:
                 f"{capacity} bytes hold a context of {self.context} tokens",
                 "give the cache more memory",
             )
-        # Rings that began empty are right again once a window has passed in every layer.
+        # Rings that began empty are right again once a window has passed in every layer, and what
+        # Engrams look back at.
         blind = config.sliding_window * len(config.layer_ratios)
+        if config.engram is not None:
+            convolved = len(config.engram.layer_ids) * config.engram.convolved
+            blind += config.engram.lookback + convolved
         self.cache = PrefixCache(store, blind if model.numerics.packed else None)
 
     @property
@@ -130,7 +134,8 @@ class Memory:
         """Give a sequence its state: the longest prefix that is known. False if there is no room
         for the rest of its ids and some more; a sequence that would be alone always gets it."""
         # The last id is always computed: its logits are wanted.
-        keys = sequence.chain.extend(sequence.ids, (len(sequence.ids) - 1) // BLOCK)
+        known = 0 if sequence.generation.routing else (len(sequence.ids) - 1) // BLOCK
+        keys = sequence.chain.extend(sequence.ids, known)
         hit = self.cache.find(keys)
         blocks_in_all = -(-len(sequence.ids) // BLOCK) + HEADROOM
         need = self._ring_bytes + max(0, blocks_in_all - len(hit.nodes)) * self.block_bytes

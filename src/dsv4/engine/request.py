@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from torch import Tensor
+
 from dsv4.engine.constraint import Constraint
 from dsv4.engine.sampler import Sampling
 from dsv4.errors import UsageError
@@ -22,7 +24,8 @@ class Generation:
     `ids` are continued until one of `stop_ids` is drawn (it is not emitted), after `max_tokens`
     or at the end of the context. `alternatives`: how many likely tokens are reported with each
     one. `constraint` decides which tokens may come. `user` shares the machine fairly with other
-    users, and nothing that was computed for one is reused for another.
+    users, and nothing that was computed for one is reused for another. `routing`: report which
+    experts every id went through; all ids are then computed, whatever others have computed.
     """
 
     ids: tuple[int, ...]
@@ -32,6 +35,7 @@ class Generation:
     alternatives: int = 0
     constraint: Constraint | None = None
     user: str = ""
+    routing: bool = False
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -73,11 +77,14 @@ class Token:
 class Finish:
     """The end: a stop id was drawn, the limit or the context reached, or it was cancelled.
 
-    `cached`: ids of the prompt that were not computed again.
+    `cached`: ids of the prompt that were not computed again. `stop`: the stop id, which is not
+    emitted. `routing`: experts `[T, L, K]` of every id but the newest in every layer, if asked for.
     """
 
     reason: FinishReason
     cached: int = 0
+    stop: Token | None = None
+    routing: Tensor | None = field(default=None, compare=False)
 
 
 Event = Prefill | Token | Finish

@@ -1,9 +1,14 @@
-"""One request inside the engine: its ids so far, its decoding state, and who is told."""
+"""One request inside the engine: its ids so far, its decoding state, and who is told.
+
+T: ids, L: layers, K: experts per token.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+
+from torch import Tensor
 
 from dsv4.cache.keys import Chain
 from dsv4.cache.prefix import Node
@@ -28,6 +33,8 @@ class Sequence:
         self.reason: FinishReason | None = None
         self.cached: int | None = None
         """Ids of the prompt that were not computed again; None before it was admitted."""
+        self._stop: Token | None = None
+        self._routing: list[tuple[int, Tensor]] = []  # (first position, experts [T, L, K])
 
         # What it holds while it is running.
         self.state: State | None = None
@@ -90,16 +97,32 @@ class Sequence:
         generation = self.generation
         if generation.constraint is not None:
             generation.constraint.accept(draw.token)
+        best = draw.best(generation.alternatives) if generation.alternatives else ()
+        token = Token(draw.token, draw.logprob, tuple(Candidate(*pair) for pair in best))
         if draw.token in generation.stop_ids:
-            self.reason = "stop"
+            self.reason, self._stop = "stop", token
             return
         self.ids.append(draw.token)
-        best = draw.best(generation.alternatives) if generation.alternatives else ()
-        self.deliver(Token(draw.token, draw.logprob, tuple(Candidate(*pair) for pair in best)))
+        self.deliver(token)
         if self.produced >= generation.max_tokens or len(self.ids) >= context:
             self.reason = "length"
+
+    def routed(self, start: int, experts_TLK: Tensor) -> None:
+        """Ids from position `start` on were computed by these experts. What a later call says of a
+        position counts: a guess may have stood there before."""
+        self._routing.append((start, experts_TLK))
 
     def end(self) -> None:
         """Tell that it is over, after `reason` was set."""
         assert self.reason is not None
-        self.deliver(Finish(self.reason, self.cached or 0))
+        self.deliver(Finish(self.reason, self.cached or 0, self._stop, self._experts()))
+
+    def _experts(self) -> Tensor | None:
+        """Experts `[T, L, K]` of all ids that are computed by the time the newest is drawn."""
+        if not self._routing:
+            return None
+        length = len(self.ids) - (self.reason != "stop")
+        whole = self._routing[0][1].new_full((length, *self._routing[0][1].shape[1:]), -1)
+        for start, experts_TLK in self._routing:
+            whole[start : start + len(experts_TLK)] = experts_TLK[: max(0, length - start)]
+        return whole

@@ -169,6 +169,8 @@ def _profile(
         part = known.pop(stage, Cost())
         seconds = sum(item.stages[stage] for item in passes) / count
         calls = sum(item.calls[stage] for item in passes) / count
+        if not calls and part == Cost():
+            continue  # this model has no such part
         floor = part.floor(ceilings)
         rows.append(Row(stage, calls, part.bytes, part.flops, floor, seconds))
     left = roofline.total(known)

@@ -7,7 +7,8 @@ stage is the longer of its bytes at the read bandwidth and its operations at the
 that fit into the processor's caches are read faster than that.
 
 Stages: connect (hyper-connections, norms), project (all products of a layer's input), compress,
-query, select (index scores), attend, output, route, gate_up, down (experts), head, embed.
+query, select (index scores), attend, output, route, gate_up, down (experts), head, embed, memory
+(Engram).
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from dsv4.evaluation.machine import Ceilings
 from dsv4.model.attention import Attention
 from dsv4.model.block import Block
 from dsv4.model.compressor import Compressor
+from dsv4.model.engram import Engram
 from dsv4.model.moe import Expert, MoE
 from dsv4.model.state import row_formats
 from dsv4.model.transformer import Transformer
-from dsv4.numerics.quantized import Weight
+from dsv4.numerics.adapted import Factor
 
 STAGES = (
-    "connect project compress query select attend output route gate_up down head embed"
+    "connect project compress query select attend output route gate_up down head embed memory"
 ).split()
 
 FLOAT = 4
@@ -102,7 +104,7 @@ def expected_experts(model: Transformer, tokens: int) -> float:
     return experts * (1 - (1 - chosen / experts) ** tokens)
 
 
-def _product(tokens: int, *weights: Weight) -> Cost:
+def _product(tokens: int, *weights: Factor) -> Cost:
     return Cost(
         float(sum(weight.nbytes for weight in weights)),
         2.0 * tokens * sum(math.prod(weight.shape) for weight in weights),
@@ -133,8 +135,19 @@ def _layer(model: Transformer, layer: object, start: int, tokens: int, touched: 
             {"connect": _connections(layer, tokens)},
             _attention(layer.attn, start, tokens, model.numerics.packed),
             _experts(layer.ffn, tokens, touched),
+            _memory(layer.engram, tokens) if layer.engram is not None else {},
         ]
     )
+
+
+def _memory(engram: Engram, tokens: int) -> Costs:
+    """Rows of the table one by one, their product, the gates."""
+    table, (S, D) = engram.embed.weight, engram.q_weight.shape
+    rows = engram.wkv.weight.shape[1] // table.shape[1]
+    looked_up = Cost(float(tokens * rows * table.nbytes // table.shape[0]))
+    # Of every stream: two mean squares, the weighted dot product, the value added.
+    gates = Cost(0.0, 9.0 * tokens * S * D) + _vectors(engram.q_weight, engram.k_weight)
+    return {"memory": looked_up + _product(tokens, engram.wkv.weight) + gates}
 
 
 def _connections(block: Block, tokens: int) -> Cost:
@@ -209,7 +222,7 @@ def _experts(moe: MoE, tokens: int, touched: float) -> Costs:
     experts = [expert for expert in moe.experts if isinstance(expert, Expert)]
     shared = moe.shared_experts
 
-    def routed(matrices: Sequence[tuple[Weight, ...]]) -> Cost:
+    def routed(matrices: Sequence[tuple[Factor, ...]]) -> Cost:
         """All experts stored: the share that is read, and the products of those chosen."""
         stored = _product(tokens, *(weight for row in matrices for weight in row))
         share, chosen = touched / len(experts), gate.experts_per_token / len(experts)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.attention import Attention
-from dsv4.model.engram import Engram
+from dsv4.model.engram import Engram, Ticket
 from dsv4.model.moe import MoE, Routing
 from dsv4.model.parameters import Norm
 from dsv4.model.state import LayerState
@@ -58,10 +58,10 @@ class Block(nn.Module):
         start: int,
         state: LayerState | None,
         numerics: Numerics,
-        rows_BTR: Tensor | None = None,
+        ticket: Ticket | None = None,
     ) -> tuple[Tensor, Routing]:
-        """Streams after this layer, and the router's choice; `rows_BTR`: what its Engram reads."""
-        inputs = (streams_BTSD, ids_BT, start, state, numerics, rows_BTR)
+        """Streams after this layer, and the router's choice; `ticket`: what its Engram reads."""
+        inputs = (streams_BTSD, ids_BT, start, state, numerics, ticket)
         if not (self.recompute and torch.is_grad_enabled()):
             return self._compute(*inputs)
         again: tuple[Tensor, Routing] = checkpoint(
@@ -76,11 +76,12 @@ class Block(nn.Module):
         start: int,
         state: LayerState | None,
         numerics: Numerics,
-        rows_BTR: Tensor | None,
+        ticket: Ticket | None,
     ) -> tuple[Tensor, Routing]:
         if self.engram is not None:
+            assert ticket is not None
             past = state.memory if state is not None else None
-            streams_BTSD = self.engram(streams_BTSD, rows_BTR, start, past, numerics)
+            streams_BTSD = self.engram(streams_BTSD, ticket, start, past, numerics)
         fused = ops.fused("connections", self, numerics) or (None, None)
 
         def attention(x_BTD: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What a configuration costs: parameters, cache bytes and FLOPs, all from its sizes.
 
 The formulas follow the tensors of the architecture (report section 2; counting rules: embedding
-rows are looked up and not multiplied, the LM head is, hash tables are not parameters). DeepSeek-
+rows are looked up and not multiplied, the LM head is, hash tables are not parameters; of an
+Engram's table only the rows that a token reads are active, and none is multiplied). DeepSeek-
 V3.2 is described by its own sizes at the end, as the yardstick the report compares with.
 """
 
@@ -10,16 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsv4.config import CSA, HCA, SWA, ModelConfig
+from dsv4.engram import CONV_KERNEL
 
 FP8_KV_BLOCK = 64
 """Channels of a cached entry that share one E8M0 scale."""
 FP4_BLOCK = 32
 """Channels of an index key that share one E8M0 scale."""
+TABLE_BLOCK = 32
+"""Channels of a row of an Engram table that share one E8M0 scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Parameter counts by part. `experts` are the routed ones, of all layers."""
+    """Parameter counts by part. `experts` are the routed ones, of all layers; `tables` those of
+    Engram, and `engram` the rest of it."""
 
     embedding: int
     head: int
@@ -33,6 +38,8 @@ class Parameters:
     norms: int
     mtp: int
     active_experts: int
+    engram: int = 0
+    tables: int = 0
 
     @property
     def main(self) -> int:
@@ -48,6 +55,8 @@ class Parameters:
             + self.shared_experts
             + self.hyper
             + self.norms
+            + self.engram
+            + self.tables
         )
 
     @property
@@ -56,8 +65,8 @@ class Parameters:
 
     @property
     def active(self) -> int:
-        """Parameters that one token meets: chosen experts only, no embedding table."""
-        return self.main - self.embedding - self.experts + self.active_experts
+        """Parameters that one token is multiplied with: chosen experts only, no table."""
+        return self.main - self.embedding - self.tables - self.experts + self.active_experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,14 @@ class Cache:
     def at(self, context: int) -> float:
         """Bytes that grow with the context, at `context` tokens."""
         return self.per_token * context
+
+
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """What Engram reads for one token: rows of all tables, and their bytes as they are stored."""
+
+    rows: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +151,7 @@ def parameters(config: ModelConfig) -> Parameters:
     """Count the parameters of `config` by part."""
     d, layers, ratios = config.hidden_size, config.num_hidden_layers, config.layer_ratios
     n_csa, n_hca = ratios.count(CSA), ratios.count(HCA)
-    experts, expert = config.n_routed_experts, _expert(config)
+    experts, expert, engram = config.n_routed_experts, _expert(config), config.engram
     learned = layers - config.num_hash_layers  # layers whose router has a bias
     query = config.index_n_heads * config.index_head_dim * config.q_lora_rank
     keys = sum(_compressor(CSA, d, config.index_head_dim))
@@ -161,7 +178,28 @@ def parameters(config: ModelConfig) -> Parameters:
         norms=layers * 2 * d + d,
         mtp=config.num_nextn_predict_layers * mtp,
         active_experts=layers * config.num_experts_per_tok * expert,
+        engram=_engram(config),
+        tables=sum(engram.rows) * engram.head_dim if engram is not None else 0,
     )
+
+
+def _engram(config: ModelConfig) -> int:
+    """Parameters of all Engrams besides their tables."""
+    engram, d, streams = config.engram, config.hidden_size, config.hc_mult
+    if engram is None:
+        return 0
+    gate = 2 * streams * d
+    conv = streams * d * (1 + CONV_KERNEL) if engram.conv else 0
+    return len(engram.layer_ids) * ((streams + 1) * d * engram.width + gate + conv)
+
+
+def lookups(config: ModelConfig) -> Lookups:
+    """Rows that a token reads, FP8 with a scale per 32 channels."""
+    engram = config.engram
+    if engram is None:
+        return Lookups(0, 0)
+    rows = len(engram.layer_ids) * engram.hashes
+    return Lookups(rows, rows * (engram.head_dim + -(-engram.head_dim // TABLE_BLOCK)))
 
 
 def cache(config: ModelConfig) -> Cache:

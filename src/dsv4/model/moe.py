@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dsv4 import ops
 from dsv4.config import ModelConfig
 from dsv4.model.parameters import Linear
+from dsv4.numerics.adapted import Factor
 from dsv4.numerics.policy import FAST, Numerics
 from dsv4.numerics.quantized import Weight
 
@@ -49,7 +50,7 @@ class Expert(nn.Module):
         self.w2 = Linear(width, hidden)
         self.w3 = Linear(hidden, width)
 
-    def matrices(self) -> tuple[Weight, Weight, Weight]:
+    def matrices(self) -> tuple[Factor, Factor, Factor]:
         """(w1, w3, w2)."""
         return self.w1.weight, self.w3.weight, self.w2.weight
 

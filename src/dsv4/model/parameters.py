@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dsv4.numerics.adapted import Adapted
 from dsv4.numerics.quantized import QuantizedTensor
 
 
 class Linear(nn.Module):
-    """A matrix `weight[outputs, inputs]`: a parameter, or a QuantizedTensor put in its place."""
+    """A matrix `weight[outputs, inputs]`: a parameter, or what was put in its place."""
 
-    weight: nn.Parameter | QuantizedTensor
+    weight: nn.Parameter | QuantizedTensor | Adapted
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

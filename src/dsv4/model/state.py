@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dsv4.config import CSA, ModelConfig
-from dsv4.engram import CONV_KERNEL, EngramConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import StateError
 from dsv4.model.blocks import BLOCK, BlockTable, Entries, Section, layout, row_formats
 from dsv4.numerics.rows import Float32Rows, RowFormat
@@ -163,8 +163,7 @@ def _conv_ring(shape: StateShape) -> Ring:
     """What the short convolution of an Engram saw at the last positions."""
     assert shape.engram is not None
     row = Float32Rows(shape.config.hc_mult * shape.config.hidden_size)
-    back = (CONV_KERNEL - 1) * shape.engram.max_ngram_size
-    return Ring(shape.batch, row, unit=1, back=back, rewind=shape.rewind)
+    return Ring(shape.batch, row, unit=1, back=shape.engram.convolved, rewind=shape.rewind)
 
 
 class State:
@@ -283,16 +282,20 @@ class State:
             first = ring.needed(length)
             # A copy: a part of the tail may not lie where numbers of this kind can.
             stored = part.clone().view(ring.format.dtype)
+            rows_BTS = stored.view(self.shape.batch, -1, ring.format.stored)
+            if ring is self.ids:
+                self._check_ids(rows_BTS)
             ring.begin(first, first)
-            ring.write_stored(first, stored.view(self.shape.batch, -1, ring.format.stored))
+            ring.write_stored(first, rows_BTS)
 
     def resume_blind(self, blocks: list[Tensor], length: int) -> None:
         """Make this empty state one of `length` tokens that has the entries of `blocks`, but not
         the rows of its rings: they are zeros.
 
         A layer sees as far back as its window, so a layer's rows are right again once the layers
-        below are and a window has passed: all are after `window * layers` tokens. What is
-        computed before is to be thrown away; entries that `blocks` hold stay as they are.
+        below are and a window has passed: all are after `window * layers` tokens and as many as
+        Engrams look back. What is computed before is to be thrown away; entries that `blocks` hold
+        stay as they are.
         """
         assert 0 <= length <= len(blocks) * BLOCK or not self.table.layout.nbytes
         self._begin(blocks, length)
@@ -339,6 +342,8 @@ class State:
             for name, log in layer.logs():
                 count = length // layer.ratio
                 self._check(f"layers.{i}.{name}", tensors, log.section.format, count)
+        if self.ids is not None:
+            self._check_ids(tensors["ids"])
         self.table.truncate(0)
         self.table.sealed = 0
         self.reserve(length)
@@ -349,6 +354,11 @@ class State:
             for name, log in layer.logs():
                 log.write_stored(0, tensors[f"layers.{i}.{name}"])
         self.length = length
+
+    def _check_ids(self, ids: Tensor) -> None:
+        """Whether stored token ids can name rows of a table."""
+        if ids.numel() and not bool(((ids >= 0) & (ids < self.shape.config.vocab_size)).all()):
+            raise StateError("stored state does not belong to this model: it has other token ids")
 
     def _check(self, name: str, tensors: dict[str, Tensor], format: RowFormat, count: int) -> None:
         """Whether the tensor called `name` holds `count` rows of a format."""

@@ -17,7 +17,7 @@ from dsv4.config import SWA, ModelConfig
 from dsv4.engram import EngramConfig
 from dsv4.errors import UsageError
 from dsv4.model.block import Block, collapse_head
-from dsv4.model.engram import Engram, NgramIndex
+from dsv4.model.engram import Engram, NgramIndex, TableSource, Ticket
 from dsv4.model.moe import ExpertSource, Routing
 from dsv4.model.mtp import PredictionBlock
 from dsv4.model.parameters import Dense, Embedding, Norm
@@ -86,6 +86,7 @@ class Transformer(nn.Module):
         self.hc_head_scale = nn.Parameter(torch.empty(1))
         blocks = 0 if config.draft_stages else config.num_nextn_predict_layers
         self._streamed = False
+        self._tables: TableSource | None = None
         self.mtp = nn.ModuleList(PredictionBlock(config) for _ in range(blocks))
 
     def stream_experts(self, source: ExpertSource) -> None:
@@ -98,6 +99,32 @@ class Transformer(nn.Module):
             block.ffn.source, block.ffn.layer = source, i
             forget(block.ffn)
         forget(self)
+
+    def stream_tables(self, source: TableSource) -> None:
+        """Take the rows of Engram tables from `source` from now on."""
+        self._tables = source
+        for engram in self.engrams().values():
+            engram.source = source
+        forget(self)
+
+    @property
+    def streams_tables(self) -> bool:
+        """Whether reading ahead can save time."""
+        return self._tables is not None
+
+    def engrams(self) -> dict[int, Engram]:
+        """The memories by the number of their layer."""
+        memories = ((i, cast(Block, block).engram) for i, block in enumerate(self.layers))
+        return {i: memory for i, memory in memories if memory is not None}
+
+    def read_ahead(self, ids_T: Tensor, state: State, first: int = 0) -> None:
+        """Begin to read what the tables hold for `ids_T[first:]`; all of `ids_T` is to follow
+        `state`. Nothing to do while they are in memory."""
+        if self._tables is None or self.ngrams is None:
+            return
+        found = self.ngrams(ids_T[None], state.ids, state.length)
+        for number, rows_BTR in enumerate(found):
+            self._tables.read_ahead(number, rows_BTR[:, first:])
 
     def new_state(self, batch: int = 1, rewind: int = REWIND) -> State:
         """An empty decoding state of the main model; `rewind`: tokens it can go back."""
@@ -136,7 +163,7 @@ class Transformer(nn.Module):
             numbers_BT = torch.arange(B * T).view(B, T)
             wanted = numbers_BT[:, -1] if last_only else numbers_BT.flatten()
             logits, streams, scores_LNE, experts_LNK = whole(
-                ids_BT.flatten(), [(state.layers, T, start)], wanted
+                ids_BT.flatten(), [(state, T, start)], wanted
             )
             rows = zip(scores_LNE.unbind(), experts_LNK.unbind(), strict=True)
             output = Output(
@@ -160,12 +187,14 @@ class Transformer(nn.Module):
         starts = [self._check(piece.ids_T[None], piece.state) for piece in pieces]
         whole = ops.fused("model", self, self.numerics)
         if whole is None:
+            for piece in pieces:
+                self.read_ahead(piece.ids_T, piece.state)
             return [self._alone(piece) for piece in pieces]
         runs, wanted, total = [], [], 0
         for piece, start in zip(pieces, starts, strict=True):
             T = piece.ids_T.numel()
             piece.state.reserve(start + T)
-            runs.append((piece.state.layers, T, start))
+            runs.append((piece.state, T, start))
             total += T
             wanted.append(torch.arange(total - piece.wanted, total))
         ids_N = torch.cat([piece.ids_T for piece in pieces])
@@ -205,9 +234,7 @@ class Transformer(nn.Module):
         x_BTD = self.embed(ids_BT, self.numerics.dtype)
         streams = x_BTD.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
         routing = []
-        engram, rows = self.config.engram, ()
-        if self.ngrams is not None:
-            rows = self.ngrams(ids_BT, state.ids if state is not None else None, start)
+        tickets = self._submit(ids_BT, start, state)
         ahead = self._streamed and ids_BT.shape[1] <= READ_AHEAD
         hashed = self.config.num_hash_layers
         if ahead:  # the first layers' experts follow from the ids alone
@@ -217,12 +244,24 @@ class Transformer(nn.Module):
             if ahead and i >= hashed:
                 cast(Block, layer).read_ahead(streams, ids_BT)
             part = state.layers[i] if state is not None else None
-            table = engram.index(i) if engram is not None else None
-            read = rows[table] if table is not None else None
-            streams, choice = layer(streams, ids_BT, start, part, self.numerics, read)
+            ticket = tickets.get(i)
+            streams, choice = layer(streams, ids_BT, start, part, self.numerics, ticket)
             routing.append(choice)
         seen = streams[:, -1:] if last_only else streams
         return Features(collapse_head(seen, self, self.numerics), streams, tuple(routing))
+
+    def _submit(self, ids_BT: Tensor, start: int, state: State | None) -> dict[int, Ticket]:
+        """What the Engram of each layer is going to read, asked for before the first layer."""
+        if self.ngrams is None:
+            return {}
+        past = state.ids if state is not None else None
+        found = self.ngrams(ids_BT, past, start)
+        if past is not None:
+            past.write(start, ids_BT.unsqueeze(-1).float())
+        return {
+            layer: engram.submit(found[engram.number], self.numerics)
+            for layer, engram in self.engrams().items()
+        }
 
     def predict_next(
         self, streams_BTSD: Tensor, next_ids_BT: Tensor, state: State | None = None

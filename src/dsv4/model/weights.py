@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from dsv4.config import ModelConfig
+from dsv4.model.engram import Engram
 from dsv4.model.parameters import Dense, Embedding, Linear, Norm, Table
 from dsv4.model.transformer import Transformer
+from dsv4.numerics.adapted import Adapted, Factor
 from dsv4.numerics.quantized import QuantizedTensor, Weight
 from dsv4.ops.fused import forget
-
-_SILENT = ("engram.embed.weight", "engram.conv.weight")
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -21,14 +21,21 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
-def get_weight(model: Transformer, name: str) -> Weight:
-    """The tensor or QuantizedTensor called `name`, e.g. `layers.0.attn.wq_a.weight`."""
+def get_factor(model: Transformer, name: str) -> Factor:
+    """What stands in the place of the weight called `name`: itself, or an adapted one."""
     owner, leaf = _owner(model, name)
-    value: Weight = getattr(owner, leaf)
+    value: Factor = getattr(owner, leaf)
     return value
 
 
-def set_weight(model: Transformer, name: str, value: Weight) -> None:
+def get_weight(model: Transformer, name: str) -> Weight:
+    """The tensor or QuantizedTensor called `name`, e.g. `layers.0.attn.wq_a.weight`; of an adapted
+    weight, the sum."""
+    value = get_factor(model, name)
+    return value.merged() if isinstance(value, Adapted) else value
+
+
+def set_weight(model: Transformer, name: str, value: Factor) -> None:
     """Put `value` in the place of the weight called `name`, without copying it."""
     path = name.split(".")
     for length in range(len(path)):
@@ -39,16 +46,20 @@ def set_weight(model: Transformer, name: str, value: Weight) -> None:
         owner._buffers[leaf] = value
         return
     owner._parameters.pop(leaf, None)
+    owner._modules.pop(leaf, None)
     owner.__dict__.pop(leaf, None)
-    if isinstance(value, QuantizedTensor):
+    if isinstance(value, QuantizedTensor | Adapted):
         setattr(owner, leaf, value)
     else:
         owner.register_parameter(leaf, nn.Parameter(value.detach(), requires_grad=False))
 
 
 def weights(model: Transformer) -> Iterator[tuple[str, Weight]]:
-    """(released name, value) of every weight, layer by layer."""
+    """(released name, value) of every weight, layer by layer; of adapted ones, the sum."""
     for prefix, module in model.named_modules():
+        if isinstance(module, Adapted):
+            yield prefix, module.merged()
+            continue
         dot = f"{prefix}." if prefix else ""
         for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
@@ -99,9 +110,7 @@ def init_weights(model: Transformer, seed: int) -> None:
             assert config.engram is not None
             canonical = torch.arange(config.vocab_size)
             tensor.copy_(canonical % config.engram.compressed_vocab_size)
-        elif leaf in ("q_weight", "k_weight"):
-            tensor.fill_(1)
-        elif name.endswith(_SILENT) or leaf in ("attn_sink", "ape", "bias"):
+        elif leaf in ("attn_sink", "ape", "bias"):
             tensor.zero_()
         elif leaf.endswith("_fn") or name.endswith("gate.weight"):
             tensor.normal_(0, std, generator=rng)
@@ -112,6 +121,21 @@ def init_weights(model: Transformer, seed: int) -> None:
         elif leaf.endswith("_base"):
             tensor.copy_(_mixing_base(config.hc_mult, sublayer))
             sublayer += 1
+    for memory in model.engrams().values():
+        init_engram(memory, std, rng)
+
+
+@torch.no_grad()
+def init_engram(memory: Engram, std: float, rng: torch.Generator) -> None:
+    """The rows of that table which are about an Engram."""
+    assert isinstance(memory.embed.weight, Tensor) and isinstance(memory.wkv.weight, Tensor)
+    memory.embed.weight.zero_()
+    memory.wkv.weight.normal_(0, std, generator=rng)
+    memory.q_weight.fill_(1)
+    memory.k_weight.fill_(1)
+    if memory.conv is not None:
+        memory.conv.norm.weight.fill_(1)
+        memory.conv.weight.zero_()
 
 
 def _mixing_base(streams: int, sublayer: int) -> Tensor:

@@ -196,6 +196,32 @@ def quantize(x: Tensor, format: Format) -> QuantizedTensor:
     return QuantizedTensor(data, stored, format)
 
 
+def settled(q: QuantizedTensor) -> Tensor:
+    """A float32 weight that `quantize` rounds to `q`, and still does after small changes.
+
+    The stored values themselves are a poor start for training. Where the largest of a block is
+    the largest code there is, the least growth doubles the block's scale, and all its values are
+    rounded anew to half as many steps; where it is half of that, its scale is halved. Such values
+    are moved to the middle of what rounds to their code under this scale. (With float32 scales,
+    which grow no more than the value does, nothing is moved.)
+    """
+    values = q.dequantize()
+    if q.format.scale == torch.float32:
+        return values
+    (height, width), (rows, _) = q.format.block, q.shape
+    largest = _block_max(values, q.format.block) / q.scales()
+    factor = torch.ones_like(largest)
+    # (code, the middle of what rounds to it): e2m1 goes 3 4 6, e4m3 224 240 and 416 448.
+    e2m1 = q.format.element == "e2m1"
+    for code, middle in ((6, 5.5), (3, 3.25)) if e2m1 else ((448, 440), (224, 228)):
+        factor = torch.where(largest == code, middle / code, factor)
+    spread, ones = torch.ones_like(values), largest.repeat_interleave(height, 0)[:rows]
+    _multiply_blocks(spread, ones * q.scales().repeat_interleave(height, 0)[:rows], width)
+    moved = values.clone()
+    _multiply_blocks(moved, factor.repeat_interleave(height, 0)[:rows], width)
+    return torch.where(values.abs() == spread, moved, values)
+
+
 def repack_fp4_to_fp8(q: QuantizedTensor) -> QuantizedTensor:
     """An FP4 weight as FP8 128x128, by the official rule.
 

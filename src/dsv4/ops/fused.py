@@ -40,7 +40,7 @@ class Fused:
 
 KINDS = {
     kind: Fused(kind)
-    for kind in ("model", "connections", "attention", "mixture", "collapse", "linear")
+    for kind in ("model", "connections", "attention", "mixture", "memory", "collapse", "linear")
 }
 
 _SLOT = "_fused"

@@ -52,7 +52,8 @@ class Anticipation:
         """The micro-batches of the next step, which starts at `position`."""
         if step >= self.until:
             self._ahead.clear()
-            return Fetched(*self._objective.next(position, step))
+            batches, end = self._objective.next(position, step)
+            return Fetched(batches, end, self._objective.routes(batches))
         for later in range(step + len(self._ahead), min(step + self._lag + 1, self.until)):
             begin = self._ahead[-1].position if self._ahead else position
             batches, end = self._objective.next(begin, later)

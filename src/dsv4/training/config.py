@@ -62,7 +62,8 @@ class TrainConfig(RunConfig):
     model: architecture. init: folder whose weights it starts from (a model folder, or a checkpoint
     of another run); None: random ones. sources, corpora: the mix, and the folder its files are in.
     tokenizer: a tokenizer.json to use; None takes that of `init`, or trains one of the model's
-    vocabulary on the mix.
+    vocabulary on the mix, whose tokens hold at most `digits` digits (V4: 3; with 1 a small model
+    learns sums sooner).
     heldout: sources for the validation loss, measured every eval_every steps on eval_batches
     micro-batches; heldout_folder: where their files are, if not in `corpora`.
     """
@@ -72,6 +73,7 @@ class TrainConfig(RunConfig):
     corpora: Path
     init: Path | None = None
     tokenizer: Path | None = None
+    digits: int = 3
     heldout: tuple[Source, ...] = ()
     heldout_folder: Path | None = None
     spikes: SpikeSettings | None = field(default_factory=SpikeSettings)

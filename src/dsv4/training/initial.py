@@ -13,7 +13,7 @@ from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError, UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights, weights
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, settled
 from dsv4.training.checkpoint import is_checkpoint, read_weights
 
 Status = Callable[[str], None]
@@ -28,11 +28,15 @@ def initial_model(
     source: Path | None,
     seed: int,
     status: Status = lambda line: None,
+    *,
+    settle: bool = False,
 ) -> Transformer:
     """A model to train, in float32: random weights, those of `source` in their place.
 
     source: a model folder in the released or the transformers layout, whose quantised weights are
-    dequantised, or a checkpoint of a run. Engram modules and MTP blocks that it lacks keep their
+    dequantised, or a checkpoint of a run. settle: the model is going to be rounded to the formats
+    it was stored in, so begin with weights that round to what was stored and stay there
+    (`numerics.quantized.settled`). Engram modules and MTP blocks that it lacks keep their
     initial weights. Raises CheckpointError if it lacks anything else or has other shapes,
     UsageError if it is no such folder.
     """
@@ -42,7 +46,7 @@ def initial_model(
         return model
     own = dict(weights(model))
     fresh = set(own)
-    for name, value in _read(source):
+    for name, value in _read(source, settle):
         tensor = own.get(name)
         if tensor is None:
             raise CheckpointError(
@@ -67,7 +71,7 @@ def initial_model(
     return model
 
 
-def _read(source: Path) -> Iterator[tuple[str, Tensor]]:
+def _read(source: Path, settle: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, value) of every weight of a folder."""
     if is_checkpoint(source):
         yield from read_weights(source).items()
@@ -75,4 +79,7 @@ def _read(source: Path) -> Iterator[tuple[str, Tensor]]:
     if not source.is_dir():
         raise UsageError(f"no folder {source}", "a model folder, or a checkpoint of a run")
     for name, value in weights(checkpoint.load(source)):
-        yield name, value.dequantize() if isinstance(value, QuantizedTensor) else value
+        if isinstance(value, QuantizedTensor):
+            yield name, settled(value) if settle else value.dequantize()
+        else:
+            yield name, value

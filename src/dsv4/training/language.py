@@ -79,6 +79,9 @@ class LanguageObjective(Objective[Batch]):
         self._model, self._config = model, config
         self._stream, self._schedule = stream, schedule
         self._validation = tuple(validation)
+        parameters = model.named_parameters()
+        self._indexers = any(is_indexer(n) and p.requires_grad for n, p in parameters)
+        """Whether there are indexers to train; frozen ones (under adapters) have no loss."""
 
     def next(self, position: Position, step: int) -> tuple[list[Batch], Position]:
         return self._stream.next(position, step)
@@ -106,6 +109,8 @@ class LanguageObjective(Objective[Batch]):
                 cast(LanguageModel, self._model).features(batch.ids_BT)
             total, sums = self._indexer_loss(readings, batch, batches)
             return Loss(total, sums, batch.tokens)
+        if not self._indexers:
+            return self._language_loss(batch, batches, step)
         with observed(self._model) as readings:
             language = self._language_loss(batch, batches, step)
         if not readings:

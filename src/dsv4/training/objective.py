@@ -91,6 +91,11 @@ class Objective(ABC, Generic[B]):
     def loss(self, batch: B, batches: Sequence[B], step: int) -> Loss:
         """Run the model on one micro-batch out of the step's `batches`."""
 
+    def routes(self, batches: Sequence[B]) -> Sequence[tuple[Tensor, ...]]:
+        """The experts that each of a step's micro-batches goes through (`routing.Route`), where the
+        routers are not to choose: those that a rollout was computed by."""
+        return ()
+
     def trains(self, name: str, step: int) -> bool:
         """Whether the parameter called `name` moves in this step.
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from dsv4 import parallel
 from dsv4.data.batches import Batch, Batches, Mix, Position
@@ -16,8 +14,8 @@ from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
+from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
-from dsv4.model.weights import set_weight
 from dsv4.parallel.sharding import Divided
 from dsv4.training.config import RunConfig, TrainConfig
 from dsv4.training.divided import DividedObjective
@@ -52,6 +50,8 @@ def train(
     """
     tokenizer_path = prepare_tokenizer(config, status)
     tokenizer = Tokenizer.from_file(tokenizer_path)
+    canonical = tokenizer.canonical_ids(config.model.vocab_size) if config.model.engram else []
+    config = replace(config, model=fit_engram(config.model, canonical))
 
     def shards(sources: tuple[Source, ...], corpora: Path, name: str) -> tuple[Shard, ...]:
         status(f"tokenising {name}")
@@ -74,8 +74,7 @@ def train(
     held = shards(config.heldout, config.heldout_folder or config.corpora, "heldout")
     model = initial_model(config.model, config.init, config.seed, status)
     if model.ngrams is not None:
-        canonical = tokenizer.canonical_ids(config.model.vocab_size)
-        set_weight(model, "ngrams.token_map", torch.tensor(canonical))
+        set_token_map(model, canonical)
     return train_on(model, mix, held, config, report, status)
 
 
@@ -157,4 +156,4 @@ def _make_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
         return
     status("training the tokenizer")
     texts = (doc for source in config.sources for doc in read(source, config.corpora))
-    train_tokenizer(texts, config.model.vocab_size, path)
+    train_tokenizer(texts, config.model.vocab_size, path, digits=config.digits)

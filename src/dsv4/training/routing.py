@@ -46,9 +46,12 @@ def recorded_routing(model: nn.Module) -> Iterator[list[Tensor]]:
 def given_routing(model: nn.Module, route: Sequence[Tensor]) -> Iterator[None]:
     """Use these experts in the forward pass (and the backward pass) inside a `with` block.
 
-    Affinities, and so the weights of the experts, are still the model's own.
+    Affinities, and so the weights of the experts, are still the model's own. A route may leave
+    out the MTP block, if the pass does not run it.
     """
     gates = routers(model)
+    if len(gates) > len(route):
+        gates = routers(model.get_submodule("layers"))
     assert len(gates) == len(route), "a route has one entry for every router that chooses"
 
     def give(experts_NK: Tensor, gate: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

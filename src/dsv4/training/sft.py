@@ -110,5 +110,6 @@ def fine_tune(
     """
     config = prepared.config
     architecture = checkpoint.read_config(config.init)
-    model = initial_model(architecture, config.init, config.seed, status)
+    settle = config.quantise_from == 0
+    model = initial_model(architecture, config.init, config.seed, status, settle=settle)
     return train_on(model, prepared.mix, prepared.heldout, config, report, status)

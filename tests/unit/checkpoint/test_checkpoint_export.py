@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from safetensors import safe_open
 from dsv4 import checkpoint
 from dsv4.checkpoint import export, layout, writer
 from dsv4.checkpoint.folder import INDEX_NAME
-from dsv4.errors import CheckpointError
+from dsv4.engram import EngramConfig
+from dsv4.errors import CheckpointError, ConfigError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import get_weight, init_weights, set_weight, weights
-from dsv4.numerics.quantized import QuantizedTensor, quantize
+from dsv4.numerics.quantized import FP8_ROWS, QuantizedTensor, quantize
 
 
 @pytest.fixture
@@ -56,6 +58,38 @@ def test_float_weights_are_rounded_into_the_layout(trained: Transformer, tmp_pat
         else:
             assert isinstance(after, torch.Tensor)
             assert torch.equal(after, before.to(parameter.dtype)), parameter.name
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_engram_is_written_and_read_again(conv: bool, tmp_path: Path) -> None:
+    engram = EngramConfig((0, 2), 3, 2, 24, 61, 30, conv=conv)
+    model = Transformer(replace(MICRO, engram=engram)).requires_grad_(False)
+    init_weights(model, seed=5)
+    set_weight(model, "ngrams.token_map", torch.arange(40) % 30)
+    for memory in model.engrams().values():
+        torch.nn.init.normal_(memory.embed.weight, std=0.02)
+    checkpoint.export_released(model, tmp_path / "a")
+    loaded, report = checkpoint.load_with_report(tmp_path / "a", check_all_values=True)
+    assert report.config == model.config
+    table = get_weight(loaded, "layers.2.engram.embed.weight")
+    assert isinstance(table, QuantizedTensor) and table.format is FP8_ROWS
+    before = get_weight(model, "layers.2.engram.embed.weight")
+    assert float((table.dequantize() - before).norm() / before.norm()) < 0.04
+    assert torch.equal(get_weight(loaded, "ngrams.token_map"), torch.arange(40) % 30)
+    checkpoint.export_released(loaded, tmp_path / "b")
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+    with pytest.raises(ConfigError, match="no Engram"):
+        checkpoint.export_transformers(model, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_token_map_with_ids_that_are_none_is_refused(tmp_path: Path) -> None:
+    model = Transformer(replace(MICRO, engram=EngramConfig((0,), 3, 2, 24, 61, 30)))
+    init_weights(model, seed=5)
+    set_weight(model, "ngrams.token_map", torch.arange(40))
+    checkpoint.export_released(model, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"token_map: an id outside 0\.\.29"):
+        checkpoint.load(tmp_path / "a")
 
 
 def test_exporting_twice_changes_nothing(trained: Transformer, tmp_path: Path) -> None:

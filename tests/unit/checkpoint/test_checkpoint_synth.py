@@ -11,6 +11,7 @@ from checkpoint_folders import MICRO, WEIGHTS
 
 from dsv4 import checkpoint
 from dsv4.config import ModelConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import CheckpointError
 from dsv4.model.weights import get_weight, weights
 from dsv4.numerics.quantized import QuantizedTensor
@@ -34,8 +35,12 @@ def test_tensors_differ_from_each_other(intact: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [preset("tiny"), replace(preset("tiny"), expert_dtype="fp8", scale_dtype="f32")],
-    ids=["instruct", "base"],
+    [
+        replace(preset("tiny"), engram=EngramConfig((0, 3), 3, 2, 40, 200, 300)),
+        replace(preset("tiny"), expert_dtype="fp8", scale_dtype="f32"),
+        replace(preset("tiny"), engram=EngramConfig((1,), 2, 4, 32, 97, 512, conv=True)),
+    ],
+    ids=["instruct", "base", "conv"],
 )
 def test_sizes_are_those_of_an_initialised_model(config: ModelConfig, tmp_path: Path) -> None:
     checkpoint.synth(config, tmp_path / "out")
@@ -50,6 +55,9 @@ def test_sizes_are_those_of_an_initialised_model(config: ModelConfig, tmp_path: 
             assert 0.018 < weight.float().std() < 0.022, name
         elif name.endswith("norm.weight"):
             assert 0.9 < weight.float().mean() < 1.1, name
+        elif name.endswith("token_map"):
+            assert config.engram is not None
+            assert weight.unique().numel() == config.engram.compressed_vocab_size
         elif name.endswith("tid2eid"):
             ordered = weight.sort(-1).values
             assert (ordered.diff(dim=-1) > 0).all(), "the experts of a token are distinct"

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from dsv4.engram import EngramConfig
 from dsv4.model import cost
 from dsv4.model.transformer import Transformer
 from dsv4.presets import preset
@@ -14,8 +15,14 @@ from dsv4.presets import preset
 MILLION = 1 << 20
 
 
+ENGRAM = EngramConfig((1, 4), 4, 2, 40, 300, 500)
+
+
+@pytest.mark.parametrize("engram", [None, ENGRAM, dataclasses.replace(ENGRAM, conv=True)])
 @pytest.mark.parametrize("name", ["flash", "pro", "nano", "tiny"])
-def test_parameters_equal_the_tensors_of_a_built_model(name: str) -> None:
+def test_parameters_equal_the_tensors_of_a_built_model(
+    name: str, engram: EngramConfig | None
+) -> None:
     """Five layers and few experts: every kind of layer, without building 70,000 modules."""
     config = preset(name)
     config = dataclasses.replace(
@@ -23,6 +30,7 @@ def test_parameters_equal_the_tensors_of_a_built_model(name: str) -> None:
         num_hidden_layers=5,
         compress_ratios=(*config.layer_ratios[:5], 0),
         n_routed_experts=8,
+        engram=engram,
     )
     with torch.device("meta"):
         model = Transformer(config)
@@ -30,6 +38,24 @@ def test_parameters_equal_the_tensors_of_a_built_model(name: str) -> None:
     counted = cost.parameters(config)
     assert counted.mtp == mtp
     assert counted.total == sum(p.numel() for p in model.parameters())
+
+
+def test_engram_of_the_released_sizes() -> None:
+    """196.6 B parameters and 12,672 bytes per token, as V4.1-Flash has them."""
+    engram = EngramConfig((1, 14), 4, 8, 256, 16_000_000, 99_092)
+    config = dataclasses.replace(preset("flash"), hidden_size=5120, engram=engram)
+    counted, read = cost.parameters(config), cost.lookups(config)
+    assert counted.tables == (384_006_168 + 384_016_682) * 256
+    assert counted.engram == 2 * (25_600 * 6144 + 2 * 4 * 5120)
+    assert (read.rows, read.nbytes) == (48, 12_672)
+    without = cost.parameters(dataclasses.replace(config, engram=None))
+    assert counted.active - without.active == counted.engram
+    assert counted.main - without.main == counted.engram + counted.tables
+    more = (
+        cost.flops(config, 4096).linear
+        - cost.flops(dataclasses.replace(config, engram=None), 4096).linear
+    )
+    assert more == 2 * counted.engram
 
 
 @pytest.mark.parametrize(

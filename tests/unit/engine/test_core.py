@@ -14,7 +14,7 @@ from itertools import takewhile
 
 import pytest
 import torch
-from tests.parity.models import FLASH_LIKE, draw_config, draw_model
+from tests.parity.models import FLASH_LIKE, draw_config, draw_model, with_engram
 
 from dsv4.cache.prefix import Store
 from dsv4.engine.core import Core
@@ -37,7 +37,7 @@ ENOUGH = 1 << 30
 def model() -> Transformer:
     if not available():
         pytest.skip("no native kernels: other policies promise no equal bits")
-    made = draw_model(draw_config(3, FLASH_LIKE), 3)
+    made = draw_model(with_engram(draw_config(3, FLASH_LIKE), 3), 3)
     made.numerics = by_name("fast")
     return made.requires_grad_(False)
 
@@ -79,6 +79,13 @@ def run(engine: Core, *generations: Generation) -> list[Listener]:
         engine.step()
     assert engine.check_integrity() == []
     return listeners
+
+
+def computed_again(model: Transformer) -> int:
+    """Tokens after which rings that began empty are right: windows, and Engram's look-back."""
+    config = model.config
+    assert config.engram is not None
+    return len(config.layer_ratios) * config.sliding_window + config.engram.lookback
 
 
 def prompt(seed: int, length: int, vocabulary: int) -> tuple[int, ...]:
@@ -214,8 +221,7 @@ def test_every_way_of_keeping_rings_gives_the_same(model: Transformer, period: i
     longer = Generation(stem + prompt(9, 30, vocabulary), 12, sampling=GREEDY)
     (answer,) = run(engine, longer)
     assert answer.tokens == alone(model, longer)
-    layers, window = len(model.config.layer_ratios), model.config.sliding_window
-    blind = 1900 // BLOCK * BLOCK - layers * window
+    blind = 1900 // BLOCK * BLOCK - computed_again(model)
     assert blind > 0
     assert answer.finish.cached == (blind if period is None else 1900 // BLOCK * BLOCK)
 
@@ -525,7 +531,6 @@ def test_what_was_stored_serves_a_new_process(
     (answer,) = run(core(model, store=store, checkpoints=keep), generation)
     assert answer.tokens == alone(model, generation)
     if not loss:
-        layers, window = len(model.config.layer_ratios), model.config.sliding_window
-        assert answer.finish.cached == 2048 - (layers * window if period is None else 0)
+        assert answer.finish.cached == 2048 - (computed_again(model) if period is None else 0)
     (other,) = run(core(model, store=store, checkpoints=keep, binding=b"other"), generation)
     assert other.finish.cached == 0

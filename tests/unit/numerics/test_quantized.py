@@ -21,6 +21,7 @@ from dsv4.numerics.quantized import (
     QuantizedTensor,
     quantize,
     repack_fp4_to_fp8,
+    settled,
 )
 
 
@@ -183,3 +184,28 @@ def test_mapped_files_are_read_in_place(tmp_path: Path) -> None:
         mapped = QuantizedTensor(file.get_tensor("w.weight"), file.get_tensor("w.scale"), FP4)
     assert torch.equal(mapped.dequantize(), q.dequantize())
     assert torch.equal(mapped.to("cpu").data, q.data)
+
+
+@pytest.mark.parametrize("form", [FP4, FP8], ids=lambda form: form.name)
+def test_a_settled_weight_rounds_to_its_codes_and_stays_there(form: Format) -> None:
+    """Stored values themselves do not: the least growth gives most FP4 blocks a coarser scale."""
+    q = quantize(torch.randn(256, 256) * torch.randn(256, 1).exp(), form)
+    start = settled(q)
+    for factor in (1.0, 1.001, 0.999):
+        again = quantize(start * factor, form)
+        assert torch.equal(again.data.view(torch.int8), q.data.view(torch.int8))
+        assert torch.equal(again.scale.view(torch.int8), q.scale.view(torch.int8))
+    grown = quantize(q.dequantize() * 1.001, form).dequantize()
+    if form is FP4:
+        assert float((grown - q.dequantize()).norm() / q.dequantize().norm()) > 0.03
+
+
+def test_settling_moves_only_the_largest_codes_and_no_float32_scales() -> None:
+    q = quantize(torch.randn(64, 64), FP4)
+    moved = settled(q) != q.dequantize()
+    sizes = formats.decode_packed_e2m1(q.data).abs().view(64, 2, 32)
+    most = sizes.amax(-1, keepdim=True)
+    wanted = (sizes == most) & ((most == 6) | (most == 3))
+    assert bool(wanted.any()) and torch.equal(moved.view(64, 2, 32), wanted)
+    exact = quantize(torch.randn(128, 128), FP8_F32)
+    assert torch.equal(settled(exact), exact.dequantize())

@@ -13,7 +13,7 @@ def register() -> None:
         for kind in KINDS:
             KINDS[kind] = Fused(kind, reason=f"no native kernels: {reason()}; {hint()}")
         return
-    from dsv4.ops.cpu import model, sublayers, threads
+    from dsv4.ops.cpu import engram, model, sublayers, threads
 
     threads.use(None)
     why = f"native kernels for {kernels.instruction_set()}"
@@ -21,5 +21,6 @@ def register() -> None:
     offer("connections", "cpu", sublayers.connections, why)
     offer("attention", "cpu", sublayers.Attention, why)
     offer("mixture", "cpu", sublayers.mixture, why)
+    offer("memory", "cpu", engram.Memory, why)
     offer("collapse", "cpu", sublayers.Collapse, why)
     offer("linear", "cpu", sublayers.Linear, why)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsv4.numerics.quantized import FP4, FP8, FP8_F32, QuantizedTensor, Weight
+from dsv4.numerics.adapted import Adapted, Factor
+from dsv4.numerics.quantized import FP4, FP8, FP8_32, FP8_F32, FP8_ROWS, QuantizedTensor
 from dsv4.ops.cpu.native import native
 from dsv4.ops.fused import Unsupported
 
-_CODES = {FP8: 2, FP8_F32: 3, FP4: 4}
+_CODES = {FP8: 2, FP8_F32: 3, FP4: 4, FP8_ROWS: 5}
 _PLAIN = {torch.float32: 0, torch.bfloat16: 1}
 
 
@@ -24,8 +25,15 @@ class Handles:
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
 
-    def matrix(self, weight: Weight) -> Any:
-        """`native.Matrix` of a weight `[O, X]`, used where it lies."""
+    def matrix(self, weight: Factor) -> Any:
+        """`native.Matrix` of a weight `[O, X]`, used where it lies.
+
+        One in blocks of 32 x 32 becomes bfloat16, which holds its values exactly.
+        """
+        if isinstance(weight, Adapted):
+            raise Unsupported("an adapted matrix (merge the adapter to serve it)")
+        if isinstance(weight, QuantizedTensor) and weight.format is FP8_32:
+            weight = weight.dequantize(torch.bfloat16)
         if isinstance(weight, QuantizedTensor):
             if weight.format is FP4 and weight.shape[1] % 32:
                 raise Unsupported(f"an FP4 matrix with {weight.shape[1]} inputs, no multiple of 32")

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.ops.cpu.engram import Memory, Ngrams
 from dsv4.ops.cpu.handles import Handles
 from dsv4.ops.cpu.native import native
 from dsv4.ops.cpu.sublayers import Attention, Collapse, Mixture, connections
-from dsv4.ops.cpu.views import reached, views
+from dsv4.ops.cpu.views import reached, rings, views
 
 
 class Model:
@@ -26,27 +27,31 @@ class Model:
         self._layers = []
         for block in module.layers:
             first, second = connections(block)
-            self._layers.append((first, Attention(block.attn), second, Mixture(block.ffn)))
+            memory = Memory(block.engram) if block.engram is not None else None
+            parts = (first, Attention(block.attn), second, Mixture(block.ffn), memory)
+            self._layers.append(parts)
         experts = self._layers[0][3]
         self._experts, self._chosen = experts.experts, experts.experts_per_token
         self._streams = module.config.hc_mult
         self._vocabulary, self._hidden = module.embed.weight.shape
         self._collapse = Collapse(module)
+        self._ngrams = Ngrams(module.ngrams) if module.ngrams is not None else None
         self._native = native.Model(
             embedding=self._handles.matrix(module.embed.weight),
-            layers=[tuple(part.native for part in parts) for parts in self._layers],
+            layers=[tuple(part and part.native for part in parts) for parts in self._layers],
             collapse=self._collapse.native,
             head=self._handles.matrix(module.head.weight),
+            ngrams=self._ngrams and self._ngrams.native,
         )
 
     def __call__(
-        self, ids_N: Tensor, runs: Sequence[tuple[Sequence[Any], int, int]], wanted_W: Tensor
+        self, ids_N: Tensor, runs: Sequence[tuple[Any, int, int]], wanted_W: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(logits `[W, V]` of the tokens numbered `wanted_W`, streams after the last layer
         `[N, S, D]`, affinities `[L, N, E]`, chosen experts `[L, N, K]`).
 
-        Every run is (states of the layers, tokens, position of the first); the states, with room
-        for these tokens, are extended.
+        Every run is (`State`, tokens, position of the first); the states, with room for these
+        tokens, are extended.
         """
         N, L = ids_N.numel(), len(self._layers)
         ids_N, wanted_W = ids_N.long().contiguous(), wanted_W.contiguous()
@@ -55,16 +60,20 @@ class Model:
         experts_LNK = torch.empty(L, N, self._chosen, dtype=torch.int64)
         logits_WV = torch.empty(wanted_W.numel(), self._vocabulary)
         extents, sequences = [], [[] for _ in self._layers]  # type: ignore[var-annotated]
-        for states, tokens, start in runs:
-            for seen, state in zip(sequences, states, strict=True):
-                seen += views(state)
+        past = []
+        for state, tokens, start in runs:
+            for seen, layer in zip(sequences, state.layers, strict=True):
+                seen += views(layer)
+            if self._ngrams is not None:
+                past += rings(state.ids)
             batch = len(sequences[0]) - len(extents)
-            extents += [(tokens, start, states[0].table.sealed)] * batch
+            extents += [(tokens, start, state.table.sealed)] * batch
         self._native.run(
             ids_N.data_ptr(),
             N,
             extents,
             sequences,
+            past,
             streams_NSD.data_ptr(),
             scores_LNE.data_ptr(),
             experts_LNK.data_ptr(),
@@ -72,12 +81,18 @@ class Model:
             wanted_W.data_ptr(),
             wanted_W.numel(),
         )
-        for states, tokens, start in runs:
-            for state in states:
-                reached(state, start + tokens)
+        for state, tokens, start in runs:
+            for layer in state.layers:
+                reached(layer, start + tokens)
+            if self._ngrams is not None:
+                state.ids.reached(start + tokens)
         return logits_WV, streams_NSD, scores_LNE, experts_LNK
 
 
 def model(module: Any) -> Model | None:
-    """A model as one call, unless experts are streamed: they are waited for in between."""
-    return None if any(block.ffn.source is not None for block in module.layers) else Model(module)
+    """A model as one call, unless experts or tables are streamed: those are waited for."""
+    streamed = any(
+        block.ffn.source is not None or (block.engram is not None and block.engram.source)
+        for block in module.layers
+    )
+    return None if streamed else Model(module)

@@ -32,6 +32,11 @@ def reached(state: Any, end: int) -> None:
             part.gates.reached(end)
 
 
+def rings(ring: Any) -> list[tuple[int, int, int]]:
+    """Every sequence's rows of a `Ring`."""
+    return [_ring(ring, b) for b in range(ring.rows.shape[0])]
+
+
 def _view(state: Any, b: int) -> Any:
     return native.LayerView(
         _ring(state.window, b), _part(state.compressor, b), _part(state.indexer, b)

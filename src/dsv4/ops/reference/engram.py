@@ -24,14 +24,14 @@ def ngram_rows(ids_BL: Tensor, multipliers_N: Tensor, primes_R: Tensor) -> Tenso
     K = R / (N - 1) hashes are that number modulo K primes (section 2.2).
     """
     N = multipliers_N.numel()
-    T, heads = ids_BL.shape[1] - N + 1, primes_R.numel() // (N - 1)
+    T = ids_BL.shape[1] - N + 1
     mixed_BT = ids_BL[:, N - 1 :] * multipliers_N[0]
-    rows = []
+    mixes = []
     for n in range(1, N):
         earlier_BT = ids_BL[:, N - 1 - n : N - 1 - n + T]
         mixed_BT = mixed_BT ^ (earlier_BT * multipliers_N[n])
-        rows.append(mixed_BT.unsqueeze(-1) % primes_R[(n - 1) * heads : n * heads])
-    return torch.cat(rows, -1)
+        mixes.append(mixed_BT)
+    return (torch.stack(mixes, -1).unsqueeze(-1) % primes_R.view(N - 1, -1)).flatten(-2)
 
 
 def engram_gate(

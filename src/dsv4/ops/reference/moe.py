@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsv4.numerics.adapted import Factor
 from dsv4.numerics.policy import Numerics
-from dsv4.numerics.quantized import Weight
 from dsv4.ops.reference.primitives import linear, linear_f32
 
 TINY = 1e-20
@@ -36,9 +36,9 @@ def routing_weights(scores_NE: Tensor, experts_NK: Tensor, scale: float) -> Tens
 
 def swiglu(
     x_ND: Tensor,
-    w1: Weight,
-    w3: Weight,
-    w2: Weight,
+    w1: Factor,
+    w3: Factor,
+    w2: Factor,
     limit: float,
     numerics: Numerics,
     weight_N: Tensor | None = None,
@@ -56,7 +56,7 @@ def mixture(
     x_ND: Tensor,
     experts_NK: Tensor,
     weights_NK: Tensor,
-    matrices: list[tuple[Weight, Weight, Weight]],
+    matrices: list[tuple[Factor, Factor, Factor]],
     limit: float,
     numerics: Numerics,
 ) -> Tensor:

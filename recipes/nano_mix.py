@@ -1,0 +1,100 @@
+"""What the bundled model reads: corpora and problems made by the package's own `tasks/`.
+
+CORPORA is a folder of JSON lines; models/nano/README.md says where each file comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dsv4.data.corpora import STANDARD_LIBRARY, Source
+
+LLAMA = "MIT (text generated with Llama 3.1)"
+SYNTH = "synth_instruct/*.jsonl.xz"
+OURS = "this project (generated)"
+
+PROBLEMS = {
+    "identity": 4000,
+    "arithmetic": 9000,
+    "word_problem": 3000,
+    "strings": 4000,
+    "format": 1500,
+    "recall": 1500,
+    "needle": 800,
+    "memory": 800,
+    "whereabouts": 3000,
+    "meaning": 2000,
+    "infill": 2500,
+    "tool_call": 1500,
+    "tool_calls": 300,
+    "tool_none": 500,
+    "tool_result": 800,
+    "everyday_tool": 800,
+}
+"""Problems of each task that the pre-training mix holds at scale 1."""
+
+TEXT = (
+    Source("tales", SYNTH, 1, LLAMA, ("child", "bedtime", "slice-of-life")),
+    Source("campfire", SYNTH, 0.4, LLAMA, ("campfire", "stories")),
+    Source("explained", SYNTH, 2, LLAMA, ("eli5", "explanations", "jokes", "howto")),
+    Source("answers", SYNTH, 1, LLAMA, ("trivia", "song-poems", "spelling", "common-sense")),
+    Source("arithmetic", SYNTH, 1, LLAMA, ("step-by-step-math",), keep=0.1),
+    Source("formats", SYNTH, 1, LLAMA, ("format-convertion",), keep=0.2),
+    Source("sentences", SYNTH, 1, LLAMA, ("sentences",), keep=0.3),
+    Source("children", "stories_pd_cc/children-ccby-*.jsonl.xz", 2, "CC-BY 4.0"),
+    Source("smalltalk", "sft_extra/chatterbot_english.jsonl.xz", 2, "BSD-3-Clause"),
+    Source("words", "facts/wordnet_definitions.jsonl.xz", 1, "CC-BY 4.0, WordNet", keep=0.06),
+    Source("python_answers", SYNTH, 1, LLAMA, ("python",)),
+    Source("python_tasks", "sft_extra/mbpp_train.jsonl.xz", 2, "CC-BY 4.0"),
+    Source("python_library", STANDARD_LIBRARY, 1, "PSF-2.0", keep=0.15),
+)
+
+MORE_TEXT = (
+    Source("books", "books_pd/*.jsonl.xz", 1, "public domain"),
+    Source("classics", "stories_pd_cc/children-pd-*.jsonl.xz", 2, "public domain"),
+    Source("folktales", "stories_pd_cc/folktales-pd-*.jsonl.xz", 2, "public domain"),
+    Source("countries", "facts/world_factbook.jsonl.xz", 2, "CC0"),
+    Source("scenes", SYNTH, 1, LLAMA, ("scenes", "shows", "debates", "podcast", "textbook")),
+    Source("sql", SYNTH, 2, LLAMA, ("sql",)),
+    Source("gsm8k", "sft_extra/gsm8k_train.jsonl.xz", 4, "MIT"),
+)
+"""What a run of hundreds of millions of tokens reads besides."""
+
+COFFEE = Source(
+    "coffee", "sft_extra/taskmaster4_coffee_tools.jsonl.xz", 1, "CC-BY 4.0", split="train"
+)
+
+HELDOUT = (
+    Source("tales", "heldout_snakes.jsonl.xz", 1, LLAMA, ("child", "bedtime", "slice-of-life")),
+    Source("children", "heldout_children-ccby.jsonl.xz", 1, "CC-BY 4.0"),
+)
+
+
+def problems(scale: float, seed: int, times: dict[str, float] | None = None) -> tuple[Source, ...]:
+    """`PROBLEMS` at a scale, some of them `times` as many."""
+    return tuple(
+        Source(
+            f"task_{name}",
+            f"tasks:{name}",
+            1,
+            OURS,
+            count=max(1, round(scale * count * (times or {}).get(name, 1))),
+            seed=seed,
+        )
+        for name, count in PROBLEMS.items()
+    )
+
+
+def pretraining(scale: float) -> tuple[Source, ...]:
+    """Every token of it is learned. scale: 1 for two processor cores, more for a GPU."""
+    more = MORE_TEXT if scale > 1 else ()
+    infill = [replace(source, infill=0.1) for source in TEXT[-3:]]
+    return (*TEXT[:-3], *infill, *more, *problems(scale, seed=1))
+
+
+def tuning(scale: float) -> tuple[Source, ...]:
+    """Of its conversations only what the assistant says is learned: tools, thinking, itself."""
+    stories = [replace(source, keep=min(1.0, 0.12 * scale)) for source in TEXT[:1]]
+    small = [source for source in TEXT if source.name in ("smalltalk", "explained")]
+    often = {"identity": 1.5, "tool_call": 2.5, "everyday_tool": 2.0, "tool_result": 1.5}
+    return (*stories, *small, COFFEE, *problems(0.6 * scale, seed=2, times=often))

@@ -1,0 +1,114 @@
+"""From text to the bundled model, stage by stage; nano_cpu.py and nano_gpu.py give the sizes.
+
+    pretrain   all tokens of the mix, the memory (Engram) and every expert included
+    tune       conversations, thinking, tool calls: only what the assistant says; weights are
+               already rounded as the released formats round them; the rate falls to nothing and
+               the indexers learn what to read
+    reinforce  GRPO on tasks that can be checked
+    (export)   OUT/model, in the released layout
+
+Every stage resumes where it stopped and is skipped when it is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nano_mix import HELDOUT, pretraining, tuning
+
+from dsv4 import checkpoint
+from dsv4.chat import defaults
+from dsv4.config import ModelConfig
+from dsv4.training import Schedule, TrainConfig, train
+from dsv4.training.pretrain import Trained
+from dsv4.training.sft import SftConfig, fine_tune, prepare
+
+ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
+"""How the model answers unless asked otherwise: a small one rambles at temperature 1."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of a run. text: how much the mix is enlarged (`nano_mix`)."""
+
+    model: ModelConfig
+    text: float
+    pretrain: Schedule
+    tune: Schedule
+    batch_tokens: int
+    max_length: int
+    device: str = "cpu"
+
+
+def main(scale: Scale, description: str) -> None:
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("out", type=Path, help="run folder; an interrupted run goes on")
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--max-minutes", type=float, help="save and stop a stage after this long")
+    args = parser.parse_args()
+    heldout = args.corpora.parent / "eval"
+    common: dict[str, Any] = {
+        "corpora": args.corpora,
+        "batch_tokens": scale.batch_tokens,
+        "max_length": scale.max_length,
+        "precision": args.precision,
+        "device": scale.device,
+        # V4's speed of 0.001 balances over trillions of tokens; a short run needs a faster one.
+        "bias_speed": 0.01,
+        "max_minutes": args.max_minutes,
+    }
+
+    def pretrain(out: Path) -> Trained:
+        config = TrainConfig(
+            model=scale.model,
+            sources=pretraining(scale.text),
+            out=out,
+            schedule=scale.pretrain,
+            digits=1,  # sums are learned digit by digit
+            heldout=HELDOUT if heldout.is_dir() else (),
+            heldout_folder=heldout,
+            eval_batches=12,
+            **common,
+        )
+        return train(config, report=_line, status=print)
+
+    def tune(out: Path) -> Trained:
+        config = SftConfig(
+            init=args.out / "pretrain" / "model",
+            sources=tuning(scale.text),
+            out=out,
+            schedule=scale.tune,
+            epochs=None,
+            **common,
+        )
+        return fine_tune(prepare(config, print), report=_line, status=print)
+
+    _stage(args.out / "pretrain", pretrain)
+    _stage(args.out / "tune", tune)
+    print(f"{args.out / 'tune' / 'model'}: the model")
+
+
+def _stage(out: Path, run: Callable[[Path], Trained]) -> None:
+    """Run a stage and write its model to `out/model`, unless that is there."""
+    folder = out / "model"
+    if (folder / "config.json").is_file():
+        return
+    trained = run(out)
+    if not trained.finished:
+        raise SystemExit(f"{out.name}: stopped after step {trained.step}; run again to go on")
+    checkpoint.export_released(trained.model, folder, overwrite=True)
+    shutil.copyfile(out / "tokenizer.json", folder / "tokenizer.json")
+    defaults.write_defaults(folder, ANSWERS)
+
+
+def _line(record: dict[str, Any]) -> None:
+    """Every tenth record, and those with a validation loss."""
+    if record.get("step", 0) % 10 == 0 or "validation_loss" in record:
+        print(json.dumps(record), flush=True)

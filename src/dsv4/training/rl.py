@@ -1,0 +1,68 @@
+"""Reinforcement learning on graded tasks: from a model folder to a model that scores higher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.training.config import RunConfig
+from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
+from dsv4.training.loop import Trainer
+from dsv4.training.metrics import Report
+from dsv4.training.optimizer import OptimizerSettings
+from dsv4.training.policy import OPTIMIZER, freeze_routers, load_policy
+from dsv4.training.precision import training_form
+from dsv4.training.pretrain import Status, Trained
+from dsv4.training.rollout_config import RolloutConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlConfig(RunConfig):
+    """One run. init: model folder to start from, which the KL term holds the policy to.
+
+    quantise_from 0 trains, and samples, with weights rounded to the formats the folder will have,
+    so that the exported model is the trained one; 1 does neither.
+    """
+
+    init: Path
+    rollouts: RolloutConfig
+    grpo: GrpoSettings = field(default_factory=GrpoSettings)
+    batch_tokens: int = 4096
+    optimizer: OptimizerSettings = OPTIMIZER
+    bias_speed: float = 0.0
+    quantise_from: float = 0.0
+    checkpoint_every: int = 10
+
+
+def train_rl(
+    config: RlConfig,
+    *,
+    report: Report = lambda record: None,
+    status: Status = lambda line: None,
+) -> Trained:
+    """Run (or resume) GRPO in `config.out`; returns the model as far as it got.
+
+    Raises ConfigError, CheckpointError and EncodingError for a folder that is not a sound model
+    with a vocabulary, UsageError for unknown tasks and settings out of range.
+    """
+    quantised = config.quantise_from == 0
+    model = load_policy(config.init, quantise=quantised)
+    freeze_routers(model)
+    tokenizer = Tokenizer.from_folder(config.init, model.config.vocab_size)
+    source = config.rollouts.source(
+        model, tokenizer, quantised=quantised, seed=config.seed, log=config.out / "rollouts"
+    )
+    with training_form(model, config.precision, device=config.device, recompute=config.recompute):
+        reference = None
+        if config.grpo.clip.beta:
+            reference = load_policy(config.init, quantise=False).requires_grad_(False)
+            reference.to(config.device).numerics = model.numerics
+        objective = GrpoObjective(
+            model, source, config.grpo, reference, batch_tokens=config.batch_tokens
+        )
+        trainer = Trainer(model, model.config, objective, config.loop())
+        if trainer.resume():
+            status(f"resuming after step {trainer.step}")
+        finished = trainer.run(report)
+    return Trained(model, trainer.step, finished)

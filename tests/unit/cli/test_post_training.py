@@ -1,0 +1,93 @@
+"""`dsv4 rl`, `distill`, `lora` and the merging `export`, on a model that trains in seconds."""
+
+import json
+
+import pytest
+from tests.unit.training.toy_policy import toy_folder
+
+from dsv4 import checkpoint
+from dsv4.cli.main import main
+from dsv4.model.weights import weights
+from dsv4.numerics.quantized import QuantizedTensor
+
+SMALL = ["--steps", "1", "--prompts", "2", "--limit", "off=4", "--batch-tokens", "1024"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return toy_folder(tmp_path_factory.mktemp("models") / "toy")
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_rl_leaves_a_model_its_rollouts_and_metrics(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("rl", folder, out, "--task", "arithmetic:off", "--group", 2, *SMALL) == 0
+    assert "the trained model" in capsys.readouterr().err
+    assert checkpoint.load(out / "model").config == checkpoint.load(folder).config
+    assert (out / "model" / "tokenizer.json").read_bytes() == (
+        folder / "tokenizer.json"
+    ).read_bytes()
+    record = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"reward", "kl", "entropy", "score.arithmetic:off"} <= set(record)
+    rows = (out / "rollouts" / "000000.jsonl").read_text().splitlines()
+    assert len(rows) == 4 and json.loads(rows[0])["kind"] == "arithmetic:off"
+
+
+def test_distill_asks_each_teacher_about_its_tasks(folder, tmp_path):
+    out = tmp_path / "run"
+    teachers = ["--teacher", f"sums={folder}:arithmetic:off", "--teacher", f"rest={folder}"]
+    tasks = ["--task", "arithmetic:off", "--task", "strings:off=3"]
+    assert run("distill", folder, out, *teachers, "--weight", "rest=0.5", *tasks, *SMALL) == 0
+    record = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert record["loss"] == 0.0
+    assert [n for n in record if n.startswith("kl.")] != []
+
+
+def test_lora_and_its_merge(folder, tmp_path, capsys):
+    out, merged = tmp_path / "run", tmp_path / "merged"
+    small = ["--epochs", 1, "--batch-tokens", 4096, "--rank", 2]
+    assert run("lora", folder, out, "--task", "arithmetic=4", *small) == 0
+    assert sorted(p.name for p in (out / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert run("export", folder, merged, "--adapter", out / "adapter", "--touched", "fp8") == 0
+    assert "21 matrices merged" in capsys.readouterr().err
+    assert (merged / "tokenizer.json").is_file()
+    for (name, old), (_, new) in zip(
+        weights(checkpoint.load(folder)), weights(checkpoint.load(merged)), strict=True
+    ):
+        if isinstance(old, QuantizedTensor) and ".experts." in name and "shared" not in name:
+            assert old.data.equal(new.data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rl", "--task", "nothing"], "there is no task 'nothing'"),
+        (["rl", "--task", "arithmetic:loud"], "no effort 'loud'"),
+        (["rl", "--task", "arithmetic=-1"], "no weight above 0"),
+        (["rl", "--task", "arithmetic", "--limit", "high"], "is no limit"),
+        (["distill", "--teacher", "math"], "is no teacher"),
+        (["distill", "--teacher", "math=MODEL"], "nothing to answer"),
+        (["distill", "--teacher", "math=MODEL", "--weight", "code=2"], "no teacher called code"),
+        (["distill", "--teacher", "math=MODEL", "--files", "x"], "both --corpora and --files"),
+        (["lora"], "nothing to learn from"),
+        (["lora", "--task", "arithmetic=3", "--target", "heads"], "nothing is called heads"),
+    ],
+)
+def test_mistakes_are_told(folder, tmp_path, capsys, arguments, message):
+    command, *rest = [part.replace("MODEL", str(folder)) for part in arguments]
+    assert run(command, folder, tmp_path / "run", *rest) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_export_touches_nothing_without_an_adapter(folder, tmp_path, capsys):
+    assert run("export", folder, tmp_path / "out", "--touched", "fp8") == 2
+    assert "--touched is for an adapter" in capsys.readouterr().err
+    assert run("export", folder, folder, "--adapter", tmp_path, "--overwrite") == 2
+    assert "is the model itself" in capsys.readouterr().err

@@ -128,6 +128,7 @@ def scripted(tiny_folder: Path) -> Callable[..., Engine]:
 
         mtp = ()
         streams_tables = False
+        ngrams = None
 
         def __init__(self, ids: list[int], delay: float) -> None:
             self.config, self._ids, self._delay = config, ids, delay

@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": "Serve a model over HTTP with the APIs of DeepSeek, OpenAI and Anthropic.",
     "logits": "Write the logits of given tokens to a safetensors file.",
     "score": "Measure how well a model predicts a text.",
+    "eval": "Measure how good a model is, on data it was not trained on.",
     "bench": "Measure how fast a model runs on this machine.",
     "inspect": "Show sizes, tensors, memory and cost of a configuration or folder.",
     "synth": "Write a random checkpoint of any configuration in the released layout.",
@@ -32,11 +33,11 @@ COMMANDS = {
     "doctor": "Show what this machine has and what dsv4 does with it.",
     "train": "Train a model from a text corpus.",
     "sft": "Fine-tune a model on conversations.",
-    "lora": "Fine-tune adapters beside a model's stored weights.",
-    "rl": "Train a model on graded tasks by reinforcement learning.",
-    "distill": "Train a model towards the distributions of others.",
-    "export": "Rewrite a model folder in another layout.",
-    "engram": "Give a model an Engram, a memory of n-grams.",
+    "lora": "Fine-tune low-rank adapters beside a model's stored FP4 and FP8 weights.",
+    "rl": "Train a model on graded tasks with GRPO.",
+    "distill": "Train a student towards its teachers' distributions over the whole vocabulary.",
+    "export": "Rewrite a model folder in another layout, or with an adapter merged.",
+    "engram": "Give a model an Engram, a memory of n-grams, to be trained from there.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""
 

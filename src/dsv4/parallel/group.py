@@ -65,7 +65,11 @@ def wait() -> None:
 def add(tensor: Tensor) -> Tensor:
     """The sum of the processes' tensors, in each of them; in place."""
     if not alone():
-        dist.all_reduce(tensor)
+        # NCCL adds up what lies on a GPU only.
+        there = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+        dist.all_reduce(there)
+        if there is not tensor:
+            tensor.copy_(there)
     return tensor
 
 

@@ -99,6 +99,7 @@ class LanguageObjective(Objective[Batch]):
         return f"{schedule.phase(step)}, rows up to {self._stream.length(step)}"
 
     def loss(self, batch: Batch, batches: Sequence[Batch], step: int) -> Loss:
+        batch = batch.to(self._device())
         phase = self._schedule.phase(step)
         read_densely(self._model, phase != "sparse")
         if phase == "dense":
@@ -148,9 +149,12 @@ class LanguageObjective(Objective[Batch]):
     def validate(self) -> dict[str, float]:
         if not self._validation:
             return {}
-        model = cast(LanguageModel, self._model)
+        model, device = cast(LanguageModel, self._model), self._device()
         sums = [
             cross_entropy(model, model.features(batch.ids_BT), batch, ahead=1)
-            for batch in self._validation
+            for batch in (held.to(device) for held in self._validation)
         ]
         return {"validation_loss": float(sum(s for s, _ in sums)) / sum(n for _, n in sums)}
+
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device

@@ -9,6 +9,7 @@ from tests.conftest import byte_vocabulary
 from dsv4 import checkpoint
 from dsv4.data.batches import Mix
 from dsv4.data.shards import Shard
+from dsv4.engram import EngramConfig
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
 from dsv4.presets import preset
@@ -36,6 +37,10 @@ SMALL = replace(
     sliding_window=16,
     hc_sinkhorn_iters=2,
 )
+
+
+MEMORY = replace(SMALL, engram=EngramConfig((1,), 3, 2, 8, 97, SMALL.vocab_size, conv=True))
+"""The same with an Engram in its paper's form."""
 
 
 def new_model(config=SMALL, seed=0):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.training.small import (
+    MEMORY,
     SMALL,
     counting_mix,
     new_model,
@@ -26,8 +27,6 @@ from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loss import compute_losses, count_targets
 from dsv4.training.precision import training_form
 from dsv4.training.schedule import Schedule
-
-MEMORY = replace(SMALL, engram=EngramConfig((1,), 3, 2, 8, 97, SMALL.vocab_size, conv=True))
 
 
 def with_memory():

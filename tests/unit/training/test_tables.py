@@ -1,12 +1,9 @@
 """Engram tables: row Adam, balanced momentum, and who trains which part of a memory."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from tests.unit.training.small import SMALL, counting_mix, new_model, new_trainer
+from tests.unit.training.small import MEMORY, counting_mix, new_model, new_trainer
 
-from dsv4.engram import EngramConfig
 from dsv4.model.transformer import Transformer
 from dsv4.training.adam import AdamW, RowAdam, touched_rows
 from dsv4.training.balanced import BalancedMomentum, balance
@@ -81,9 +78,6 @@ def test_balanced_step_has_the_rms_of_the_report():
     table.grad = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
     BalancedMomentum({"t": table}).step(lr=1.0)
     assert table.square().mean().sqrt() == pytest.approx(UPDATE_RMS, rel=1e-3)
-
-
-MEMORY = replace(SMALL, engram=EngramConfig((1,), 3, 2, 8, 97, SMALL.vocab_size, conv=True))
 
 
 def test_who_trains_a_memory():

@@ -35,13 +35,14 @@ def mixture(
     count_E = torch.bincount(flat, minlength=E)
     room_E = -(-count_E // _ROWS) * _ROWS
     first_E = room_E.cumsum(0) - room_E
-    rank = torch.arange(N * K) - (count_E.cumsum(0) - count_E)[flat[order]]
+    number = torch.arange(N * K, device=flat.device)
+    rank = number - (count_E.cumsum(0) - count_E)[flat[order]]
     place = torch.empty_like(order)
     place[order] = first_E[flat[order]] + rank
     rooms = room_E.tolist()
-    source = torch.zeros(sum(rooms), dtype=torch.int64)
-    source[place] = torch.arange(N * K) // K
-    weight_P = torch.zeros(sum(rooms)).index_put((place,), weights_NK.flatten())
+    source = torch.zeros(sum(rooms), dtype=torch.int64, device=flat.device)
+    source[place] = number // K
+    weight_P = torch.zeros(sum(rooms), device=flat.device).index_put((place,), weights_NK.flatten())
     up_EFI = torch.stack([torch.cat((w1, w3)) for w1, w3, _ in matrices]).to(torch.bfloat16)
     down_EDF = torch.stack([w2 for _, _, w2 in matrices]).to(torch.bfloat16)
     x_PD = x_ND.to(torch.bfloat16).index_select(0, source)
@@ -63,7 +64,7 @@ def swiglu(
 ) -> Tensor:
     """The gated feed-forward with both input projections in one product."""
     both = F.linear(x_ND.to(torch.bfloat16), torch.cat((w1, w3)).to(torch.bfloat16))
-    weight = torch.ones(x_ND.shape[0]) if weight_N is None else weight_N
+    weight = torch.ones(x_ND.shape[0], device=x_ND.device) if weight_N is None else weight_N
     return F.linear(
         compiling.compiled(_activate, dynamic=True)(both, weight, limit), w2.to(torch.bfloat16)
     )

@@ -1,0 +1,1 @@
+"""The benchmarks of this project, one noun a file; `catalogue` lists them."""

@@ -1,0 +1,170 @@
+"""Any server with OpenAI's chat completions as a target.
+
+It answers conversations, and texts with a hole where it has the completions endpoint; nobody can
+ask it how likely a text is.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from dsv4.encoding.events import Reply
+from dsv4.encoding.messages import Message, ToolCall
+from dsv4.errors import RequestError, UsageError
+from dsv4.evaluation.question import Answer, Chat, Fill, Likelihood, Question, Said
+
+TOGETHER = 8
+"""Requests at a time."""
+
+TIMEOUT = 600.0
+"""Seconds an answer may take."""
+
+CHARACTERS = 4
+"""Of a token, where only the server knows its vocabulary."""
+
+
+class Endpoint:
+    """A model behind a URL such as http://127.0.0.1:8000/v1.
+
+    `context`: tokens a question and its answer may have. A refusal and an answer that is not what
+    the API promises raise RequestError.
+    """
+
+    likelihoods = False
+
+    def __init__(
+        self, url: str, model: str, *, key: str | None = None, context: int = 65536 + 4096
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"{url} is no URL", "such as http://127.0.0.1:8000/v1")
+        self._url, self._model, self._key = url.rstrip("/"), model, key
+        self.name, self.context = model, context
+        self.fingerprint = f"{self._url} {model}"
+
+    def length(self, question: Question) -> int:
+        if isinstance(question, Chat):
+            return sum(len(message.content) for message in question.messages) // CHARACTERS
+        assert isinstance(question, Fill)
+        return len(question.prefix + (question.suffix or "")) // CHARACTERS
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        written: list[Chat | Fill] = []
+        for question in questions:
+            if isinstance(question, Likelihood):
+                raise UsageError("an endpoint does not tell how likely a text is")
+            written.append(question)
+        waiting = iter(enumerate(written))
+        running: dict[Future[Said], int] = {}
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            try:
+                while True:
+                    while len(running) < TOGETHER and (job := next(waiting, None)) is not None:
+                        number, question = job
+                        running[pool.submit(self._ask, question)] = number
+                    if not running:
+                        return
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        number = running.pop(future)
+                        yield number, future.result()
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def _ask(self, question: Chat | Fill) -> Said:
+        sampling = question.sampling
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": question.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if isinstance(question, Fill):
+            body |= {"prompt": question.prefix, "suffix": question.suffix}
+            return _completed(self._post("completions", body))
+        body |= {"messages": [_message(message) for message in question.messages]}
+        body["thinking"] = {"type": "disabled" if question.effort == "off" else "enabled"}
+        if question.effort != "off":
+            body["reasoning_effort"] = question.effort
+        if question.tools:
+            body["tools"] = [{"type": "function", "function": tool} for tool in question.tools]
+        return _answered(self._post("chat/completions", body))
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(f"{self._url}/{path}", data, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                value = json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = error.read(2000).decode("utf-8", "replace")
+            raise RequestError(
+                f"{self._url}/{path} answered {error.code}: {reason[:300]}", status=error.code
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                f"no answer from {self._url}/{path}: {error}", "run it again to go on", status=503
+            ) from error
+        if not isinstance(value, dict):
+            raise _strange("JSON object", value)
+        return value
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if message.role == "assistant":
+        calls = tuple(
+            ToolCall(call.name, _text(call.arguments), call.id) for call in message.tool_calls
+        )
+        return Reply(message.reasoning, message.content, calls).message()
+    said = {"role": message.role, "content": message.content}
+    return said | ({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})
+
+
+def _text(arguments: str | Mapping[str, Any] | None) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {})
+
+
+def _answered(response: Mapping[str, Any]) -> Said:
+    try:
+        choice = response["choices"][0]
+        message = choice["message"]
+        calls = tuple(
+            ToolCall(call["function"]["name"], call["function"]["arguments"], call.get("id"))
+            for call in message.get("tool_calls") or ()
+        )
+        reply = Reply(message.get("reasoning_content"), message.get("content") or "", calls)
+        finished = choice["finish_reason"] in ("stop", "tool_calls")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _strange("chat completion", response) from error
+    shown = (reply.reasoning or "") + reply.content
+    shown += "".join(f"\n{call.name}({call.arguments})" for call in calls)
+    return Said(shown, reply, finished, _tokens(response))
+
+
+def _completed(response: Mapping[str, Any]) -> Said:
+    try:
+        choice = response["choices"][0]
+        text, finished = choice["text"], choice["finish_reason"] == "stop"
+    except (KeyError, IndexError, TypeError) as error:
+        raise _strange("completion", response) from error
+    return Said(text, Reply(None, text), finished, _tokens(response))
+
+
+def _strange(wanted: str, response: object) -> RequestError:
+    return RequestError(f"the endpoint's answer is no {wanted}: {str(response)[:300]}", status=502)
+
+
+def _tokens(response: Mapping[str, Any]) -> int:
+    usage = response.get("usage") or {}
+    return int(usage.get("completion_tokens") or 0)

@@ -12,7 +12,8 @@ every row is another one and none is in a cache: the worst case.
   prefetch   tables on disk, rows asked for when an id is known, waited for at the layer
   waiting    tables on disk, rows asked for at the layer
 The page cache is dropped first. The three take turns step by step, each with ids of its own, so
-that what else the machine does is the same for all; medians of steps are compared.
+that what else the machine does is the same for all; medians of steps are compared. Processor
+time is that of all threads, also of those that read.
 
 `lookups` reads random rows of both tables through the store, 4,096 at a time, beside reads of
 4 KiB of the same files at random places. A row is two reads: its elements and its scales.
@@ -106,14 +107,14 @@ class Sequence:
     def __init__(self, model: Transformer, seed: int) -> None:
         self.model, self.state, self._draw = model, model.new_state(), random.Random(seed)
 
-    def step(self, count: int = 1) -> float:
-        """Seconds of a step with so many new ids."""
+    def step(self, count: int = 1) -> tuple[float, float]:
+        """Seconds, and processor seconds of all threads, of a step with so many new ids."""
         vocabulary = self.model.config.vocab_size
         ids = torch.tensor([[self._draw.randrange(vocabulary) for _ in range(count)]])
-        began = time.perf_counter()
+        began, before = time.perf_counter(), time.process_time()
         with torch.no_grad():
             self.model(ids, self.state, last_only=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - before
 
 
 def decode(args: argparse.Namespace) -> dict[str, object]:
@@ -136,13 +137,14 @@ def decode(args: argparse.Namespace) -> dict[str, object]:
         for _ in range(12):  # fills the experts' slots
             sequences[kind].step(16)
     drop(plan)
-    steps: dict[str, list[float]] = {kind: [] for kind in sequences}
+    steps: dict[str, list[tuple[float, float]]] = {kind: [] for kind in sequences}
     for _ in range(args.steps):
         for kind, sequence in sequences.items():
             steps[kind].append(sequence.step())
     for store in stores.values():
         store.close()
-    medians = {kind: statistics.median(taken) for kind, taken in steps.items()}
+    medians = {kind: statistics.median(s for s, _ in taken) for kind, taken in steps.items()}
+    busy = {kind: statistics.median(s for _, s in taken) for kind, taken in steps.items()}
     return {
         "tables_mib": tables >> 20,
         "limit_mib": args.limit_mib,
@@ -154,6 +156,7 @@ def decode(args: argparse.Namespace) -> dict[str, object]:
             kind: round(100 * (median / medians["memory"] - 1), 1)
             for kind, median in medians.items()
         },
+        "processor_ms_per_token": {kind: round(1e3 * s, 2) for kind, s in busy.items()},
     }
 
 
@@ -190,8 +193,8 @@ def lookups(args: argparse.Namespace) -> dict[str, object]:
         f"reads_of_4k_per_second_{threads}_threads": round(random_reads(plan, args.rows, threads))
         for threads in (1, 8, 32)
     }
-    for threads in (1, 4, 16):
-        store = TableStore.of(plan, threads)
+    for count in (1, 4, 16):
+        store = TableStore.of(plan, count)
         for name, prepare in (("cold", lambda: drop(plan)), ("cached", lambda: None)):
             prepare()
 
@@ -201,7 +204,7 @@ def lookups(args: argparse.Namespace) -> dict[str, object]:
                         store.submit(number, part.view(1, -1, 1)).wait()
 
             rate = per_second(2 * args.rows, work)
-            found[f"{name}_rows_per_second_{threads}_threads"] = round(rate)
+            found[f"{name}_rows_per_second_{count}_threads"] = round(rate)
         store.close()
     return found
 

@@ -247,12 +247,6 @@ void bind_engram(nb::module_& m) {
           nb::kw_only(), "table"_a, "wkv"_a, "q_weight"_a, "k_weight"_a, "reads"_a, "streams"_a,
           "width"_a, "eps"_a)
       .def(
-          "gather",
-          [](const Engram& self, Address rows, int64_t tokens, Address read) {
-            self.gather(at<int64_t>(rows), tokens, at<float>(read));
-          },
-          NoGil())
-      .def(
           "add",
           [](const Engram& self, Address read, int64_t tokens, Address x) {
             self.add(at<float>(read), tokens, at<float>(x));
@@ -308,13 +302,20 @@ void bind_operations(nb::module_& m) {
                           int format) {
         new (self) Matrix{at<uint8_t>(data), at<uint8_t>(scale), rows, cols,
                           static_cast<Format>(format)};
-      });
+      })
+      .def_ro("cols", &Matrix::cols);
   bind_connection(m);
   bind_attention(m);
   bind_mixture(m);
   bind_engram(m);
   bind_model(m);
   m.def("multiply", &multiply_matrix, NoGil());
+  m.def(
+      "gather",
+      [](const Matrix& table, Address rows, int64_t tokens, int64_t reads, Address read) {
+        gather(table, at<int64_t>(rows), tokens, reads, at<float>(read));
+      },
+      NoGil());
   m.def(
       "read_pass",
       [](Address data, int64_t bytes) { return read_pass(at<uint8_t>(data), bytes); }, NoGil());

@@ -71,12 +71,12 @@ void Ngrams::look_up(const int64_t* ids, int64_t tokens, const std::vector<Run>&
   clock.mark(kMemory);
 }
 
-void Engram::gather(const int64_t* rows, int64_t tokens, float* read) const {
+void gather(const Matrix& table, const int64_t* rows, int64_t tokens, int64_t reads, float* read) {
   Session session;
   Clock clock;
   const Kernels& k = kernels();
   each(tokens, 2 * kBlock, [&](int64_t t, int) {
-    float* out = read + t * wkv.cols;
+    float* out = read + t * reads * table.cols;
     for (int64_t r = 0; r < reads; ++r, out += table.cols) {
       const int64_t row = rows[t * reads + r];
       k.decode_rows(table, row, row + 1, out);
@@ -118,7 +118,7 @@ void Engram::add(const float* read, int64_t tokens, float* x) const {
 void Engram::run(const int64_t* rows, int64_t tokens, float* x) const {
   Session session;
   float* read = session.w.floats[1].get<float>(tokens * wkv.cols);
-  gather(rows, tokens, read);
+  gather(table, rows, tokens, reads, read);
   add(read, tokens, x);
 }
 

@@ -32,6 +32,9 @@ struct Ngrams {
                const std::vector<RingView>& past, int64_t* rows) const;
 };
 
+// read [tokens, reads, table.cols]: the rows of a table with these numbers [tokens, reads].
+void gather(const Matrix& table, const int64_t* rows, int64_t tokens, int64_t reads, float* read);
+
 // The memory of one layer.
 struct Engram {
   Matrix table;           // [rows, channels]
@@ -43,13 +46,11 @@ struct Engram {
   int64_t width;
   float eps;
 
-  // read [tokens, wkv.cols]: the rows with these numbers, side by side.
-  void gather(const int64_t* rows, int64_t tokens, float* read) const;
-
-  // x [tokens, streams, width] += what was read, as far as each key fits its stream.
+  // x [tokens, streams, width] += what was read [tokens, wkv.cols], as far as each key fits its
+  // stream.
   void add(const float* read, int64_t tokens, float* x) const;
 
-  // Both, through a buffer of its own.
+  // The same for the rows with these numbers.
   void run(const int64_t* rows, int64_t tokens, float* x) const;
 };
 

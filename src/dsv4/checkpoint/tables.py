@@ -22,7 +22,8 @@ from torch import Tensor
 from dsv4.checkpoint.folder import DTYPES, Stored
 from dsv4.checkpoint.plan import Plan, Source
 from dsv4.errors import CheckpointError
-from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.numerics.quantized import QuantizedTensor, Weight
+from dsv4.ops.cpu.engram import gather
 from dsv4.ops.cpu.reads import read_places
 
 THREADS = 4
@@ -93,7 +94,7 @@ class _Ticket:
         read."""
         for read in self._reads:
             read.result()
-        return self._table.decode(self._bytes)[self._places_BTR].flatten(-2)
+        return gather(self._table.rows(self._bytes), self._places_BTR)
 
 
 class _Table:
@@ -104,12 +105,12 @@ class _Table:
         stored = [source.data] if source.scale is None else [source.data, source.scale]
         self.parts = [_Part.open(one) for one in stored]
 
-    def decode(self, parts: Sequence[Tensor]) -> Tensor:
-        """Rows as float32 `[U, C]`."""
+    def rows(self, parts: Sequence[Tensor]) -> Weight:
+        """Rows as a small table `[U, C]`."""
         views = [part.view(rows) for part, rows in zip(self.parts, parts, strict=True)]
         if self._format is None:
-            return views[0].float()
-        return QuantizedTensor(views[0], views[1], self._format).dequantize()
+            return views[0]
+        return QuantizedTensor(views[0], views[1], self._format)
 
 
 def _close(pool: ThreadPoolExecutor, files: list[int]) -> None:

@@ -27,10 +27,11 @@ def engram(
     seed: Annotated[int, typer.Option(help="Of the hashes and the new weights.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
 ) -> None:
-    """Give a model an Engram, a memory of n-grams, to be trained from there.
+    """Give a model an Engram, a memory of n-grams.
 
-    The tables are empty, so the new model computes exactly what the old one did (whose weights
-    must be in the released formats for that: others are rounded). The vocabulary is copied.
+    The tables are empty until they are trained, so the new model computes exactly what the old
+    one did (whose weights must be in the released formats for that: others are rounded). The
+    vocabulary is copied.
     """
     from dsv4 import checkpoint, locate
     from dsv4.cli.console import note, progress, size

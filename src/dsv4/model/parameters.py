@@ -66,7 +66,11 @@ class Table(nn.Module):
         self.sparse = False
 
     def forward(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """The rows with these numbers, `[..., channels]`."""
+        """The rows with these numbers, `[..., channels]`, on the device of the numbers; the table
+        may be on another one, as in memory beside a GPU."""
+        place = rows.to(self.weight.device)
         if isinstance(self.weight, QuantizedTensor):
-            return self.weight.gather(rows.flatten()).unflatten(0, rows.shape).to(dtype)
-        return nn.functional.embedding(rows, self.weight, sparse=self.sparse).to(dtype)
+            found = self.weight.gather(place.flatten()).unflatten(0, place.shape)
+        else:
+            found = nn.functional.embedding(place, self.weight, sparse=self.sparse)
+        return found.to(dtype).to(rows.device, non_blocking=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsv4.numerics.quantized import Weight
 from dsv4.ops.cpu.handles import Handles, require
 from dsv4.ops.cpu.native import native
 
@@ -42,13 +43,13 @@ class Memory:
         self._handles = Handles()
         streams, width = module.q_weight.shape
         table = module.embed.weight
-        self._width = module.wkv.weight.shape[1]
+        self._table = self._handles.matrix(table)
         self.native = native.Engram(
-            table=self._handles.matrix(table),
+            table=self._table,
             wkv=self._handles.matrix(module.wkv.weight),
             q_weight=self._handles.vector(module.q_weight),
             k_weight=self._handles.vector(module.k_weight),
-            reads=self._width // table.shape[1],
+            reads=module.wkv.weight.shape[1] // table.shape[1],
             streams=streams,
             width=width,
             eps=module.eps,
@@ -56,11 +57,7 @@ class Memory:
 
     def gather(self, rows_BTR: Tensor) -> Tensor:
         """What the rows with these numbers hold, side by side: `[B, T, W]`."""
-        B, T, _ = rows_BTR.shape
-        rows_BTR = rows_BTR.contiguous()
-        read_BTW = torch.empty(B, T, self._width)
-        self.native.gather(rows_BTR.data_ptr(), B * T, read_BTW.data_ptr())
-        return read_BTW
+        return _gather(self._table, rows_BTR)
 
     def __call__(self, streams_BTSD: Tensor, read_BTW: Tensor) -> Tensor:
         """The streams `[B, T, S, D]` with what was read added, as far as it fits each of them."""
@@ -69,3 +66,20 @@ class Memory:
         tokens = out_BTSD.shape[0] * out_BTSD.shape[1]
         self.native.add(read_BTW.data_ptr(), tokens, out_BTSD.data_ptr())
         return out_BTSD
+
+
+def gather(table: Weight, rows_BTR: Tensor) -> Tensor:
+    """Rows of a table that the caller keeps alive, side by side: `[B, T, W]` float32.
+
+    Needs the native kernels.
+    """
+    handles = Handles()  # what it keeps is needed until the end
+    return _gather(handles.matrix(table), rows_BTR)
+
+
+def _gather(table: Any, rows_BTR: Tensor) -> Tensor:
+    B, T, R = rows_BTR.shape
+    rows_BTR = rows_BTR.contiguous()
+    read_BTW = torch.empty(B, T, R * table.cols)
+    native.gather(table, rows_BTR.data_ptr(), B * T, R, read_BTW.data_ptr())
+    return read_BTW

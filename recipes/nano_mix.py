@@ -46,7 +46,7 @@ TEXT = (
     Source("words", "facts/wordnet_definitions.jsonl.xz", 1, "CC-BY 4.0, WordNet", keep=0.06),
     Source("python_answers", SYNTH, 1, LLAMA, ("python",)),
     Source("python_tasks", "sft_extra/mbpp_train.jsonl.xz", 2, "CC-BY 4.0"),
-    Source("python_library", STANDARD_LIBRARY, 1, "PSF-2.0", keep=0.15),
+    Source("python_library", STANDARD_LIBRARY, 1, "PSF-2.0", keep=0.15, split="train"),
 )
 
 MORE_TEXT = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsv4.config import CSA, HCA, SWA, ModelConfig
+from dsv4.engram import EngramConfig
 from dsv4.errors import ConfigError
 
 
@@ -72,12 +73,15 @@ def _tiny() -> ModelConfig:
 
 
 def _nano() -> ModelConfig:
-    """The bundled model: every part of V4, small enough to train on two CPU cores."""
+    """Every part of V4, and an Engram, small enough to train on two CPU cores.
+
+    Training fits `compressed_vocab_size` to the tokenizer.
+    """
     return ModelConfig(
-        vocab_size=4096,
+        vocab_size=8192,
         hidden_size=256,
         moe_intermediate_size=128,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=4,
         head_dim=128,
         qk_rope_head_dim=64,
@@ -90,7 +94,9 @@ def _nano() -> ModelConfig:
         n_routed_experts=16,
         num_experts_per_tok=2,
         routed_scaling_factor=1.5,
-        compress_ratios=(SWA, SWA, CSA, HCA, CSA, HCA, SWA),
+        compress_ratios=(SWA, CSA, HCA, CSA, SWA),
+        num_hash_layers=2,
+        engram=EngramConfig((1,), 3, 4, 32, 16384, 8192),
         max_position_embeddings=1048576,
     )
 

@@ -24,6 +24,10 @@ def test_presets_survive_both_dialects(name: str) -> None:
     same = original.scale_dtype  # the released file leaves it to the tensors
     assert back == replace(original, scale_dtype=back.scale_dtype)
     assert same in ("e8m0", "f32")
+    if original.engram is not None:  # which transformers does not have
+        with pytest.raises(ConfigError, match="no Engram"):
+            original.to_transformers()
+        original, back = replace(original, engram=None), replace(back, engram=None)
     other = from_dict(json.loads(json.dumps(original.to_transformers())))
     assert other == replace(back, expert_dtype=None)
 

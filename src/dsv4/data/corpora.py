@@ -141,10 +141,14 @@ def _standard_library() -> Iterator[Document]:
 
 
 def _kept(document: Document, share: float) -> bool:
-    """Whether a document falls into the kept share, by a hash of its text (not of its place)."""
+    """Whether a document falls into the kept share, by a hash of its text (not of its place).
+
+    Another hash than the one that holds documents out, so that the two choices are independent.
+    """
     if share >= 1:
         return True
-    digest = hashlib.blake2b("\n".join(texts(document)).encode(), digest_size=8).digest()
+    text = "\n".join(texts(document)).encode()
+    digest = hashlib.blake2b(text, digest_size=8, person=b"keep").digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 

@@ -28,7 +28,7 @@ def test_parameters_equal_the_tensors_of_a_built_model(
     config = dataclasses.replace(
         config,
         num_hidden_layers=5,
-        compress_ratios=(*config.layer_ratios[:5], 0),
+        compress_ratios=(*(config.layer_ratios * 2)[:5], 0),
         n_routed_experts=8,
         engram=engram,
     )

@@ -107,3 +107,13 @@ def test_infills_lose_nothing(tmp_path):
     assert all(text in kept or text in joined for text in short)
     assert all(text.strip() in kept for text in long)
     assert all(len(text) <= 2000 for text in joined)
+
+
+def test_keeping_a_share_and_holding_out_are_independent(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(4000)])
+
+    def count(split):
+        return len(list(read(Source("a", "a.jsonl", 1, "CC0", keep=0.25, split=split), tmp_path)))
+
+    assert 850 < count("train") < 1050  # a quarter of 95 %
+    assert 25 < count("heldout") < 80  # a quarter of 5 %

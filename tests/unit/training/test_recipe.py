@@ -1,26 +1,58 @@
-"""The recipe of the bundled model: settings that fit together, readable by `dsv4 train`."""
+"""The recipes of the bundled model: settings that fit together."""
 
 import runpy
+import sys
 from pathlib import Path
 
+import pytest
+
 from dsv4.presets import preset
-from dsv4.training import TrainConfig
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "nano_cpu.py"
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 
-def test_recipe_gives_a_consistent_run(tmp_path):
-    module = runpy.run_path(str(RECIPE))
-    corpora = tmp_path / "corpora"
-    assert module["config"](corpora, tmp_path / "run").heldout == ()
-    (tmp_path / "eval").mkdir()
-    plan = module["config"](corpora, tmp_path / "run")
-    assert isinstance(plan, TrainConfig)
-    assert plan.model == preset("nano")
-    names = [source.name for source in plan.sources]
-    assert len(set(names)) == len(names)  # each has its own shard
-    assert all(source.licence and source.epochs > 0 for source in plan.sources)
-    assert plan.schedule.warmup < plan.schedule.decay_start < plan.schedule.steps
-    assert plan.batch_tokens % plan.max_length == 0
-    assert plan.heldout
-    assert not {s.files for s in plan.heldout} & {s.files for s in plan.sources}
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    """Scripts import what lies beside them."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    yield
+    for name in ("nano_mix", "nano_stages"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["nano_cpu", "nano_gpu"])
+def test_a_scale_is_a_consistent_run(name):
+    scale = runpy.run_path(str(RECIPES / f"{name}.py"))["SCALE"]
+    assert scale.model.engram is not None
+    for schedule in (scale.pretrain, scale.tune):
+        assert 0 < schedule.warmup < schedule.steps
+    assert scale.tune.indexer_steps > 0
+    assert scale.batch_tokens % scale.max_length == 0
+    assert all(length <= scale.max_length for _, length in scale.pretrain.lengths)
+
+
+def test_the_processors_scale_is_the_preset():
+    assert runpy.run_path(str(RECIPES / "nano_cpu.py"))["SCALE"].model == preset("nano")
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_sources_of_a_mix_have_shards_of_their_own_and_none_is_held_out(scale):
+    mix = runpy.run_path(str(RECIPES / "nano_mix.py"))
+    for sources in (mix["pretraining"](scale), mix["tuning"](scale)):
+        names = [source.name for source in sources]
+        assert len(set(names)) == len(names)
+        assert all(source.licence and source.epochs > 0 for source in sources)
+        assert all(source.split != "heldout" for source in sources)
+        assert not {s.files for s in mix["HELDOUT"]} & {s.files for s in sources}
+
+
+def test_arms_of_the_experiments_differ_from_their_partners():
+    arms = runpy.run_path(str(RECIPES / "experiments.py"))["ARMS"]
+    for name, arm in arms.items():
+        partner = arms[arm.partner]
+        changed = [
+            key
+            for key in ("model", "optimizer", "mtp", "prepare")
+            if getattr(arm, key) != getattr(partner, key)
+        ]
+        assert bool(changed) == (name != arm.partner)

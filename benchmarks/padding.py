@@ -1,7 +1,9 @@
 """How much of the batches is padding: `python benchmarks/padding.py CORPORA RECIPE [SHARE]`.
 
 Tokenises a share of the documents of a recipe's mix (by default 5 %) with the bundled tokenizer
-and prints, for several row lengths, the part of all positions that holds no token.
+and prints, for several row lengths, the part of all positions that holds no token; and the same
+for long rows in which every document begins where a block of the HCA compressor does, as it would
+have to if documents were packed and no block may hold tokens of two.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from dsv4.config import HCA
 from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.corpora import read
 from dsv4.data.shards import make_shard
@@ -41,6 +46,9 @@ def main() -> None:
         places = sum(batch.ids_BT.numel() for batch in made)
         real = sum(batch.tokens for batch in made)
         print(f"rows up to {length}: {1 - real / places:.1%} of {places} positions are padding")
+    lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
+    packed = int((-(-lengths // HCA) * HCA).sum())
+    print(f"packed, samples at multiples of {HCA}: {1 - lengths.sum() / packed:.1%} of {packed}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def eval(
     model: Annotated[
-        str, typer.Argument(help="nano (bundled), a model folder, a hub id, or a URL.")
+        str,
+        typer.Argument(help="nano (bundled), a folder, a hub id, or a URL.", metavar="MODEL"),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Folder with heldout_*.jsonl.xz and blimp.jsonl.xz.")

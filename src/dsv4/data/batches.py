@@ -159,9 +159,14 @@ class Batches:
 
 
 def _widths(length: npt.NDArray[np.int64], max_length: int) -> npt.NDArray[np.int64]:
-    """Padded row lengths: powers of two, so that a run meets few shapes."""
+    """Padded row lengths: powers of two and, from 384 on, halfway between them.
+
+    Few, so that a run meets few shapes, and multiples of 128 where attention is computed in blocks.
+    """
     powers = 1 << np.ceil(np.log2(np.maximum(length, _SHORTEST_ROW))).astype(np.int64)
-    return np.minimum(powers, max_length)
+    halfway = powers * 3 // 4
+    fits = (length <= halfway) & (halfway >= 384)
+    return np.minimum(np.where(fits, halfway, powers), max_length)
 
 
 def _slices(shard: Shard, max_length: int) -> npt.NDArray[np.int64]:

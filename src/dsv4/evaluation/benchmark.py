@@ -52,7 +52,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One number of a result: the mean of a measure over a group, and its 95 % interval."""
+    """One number of a result: the mean of a measure over a group, and its 95 % interval.
+
+    detail: a part of another group, which a reader may skip.
+    """
 
     group: str
     measure: str
@@ -60,10 +63,19 @@ class Row:
     mean: float
     low: float
     high: float
+    detail: bool = False
 
     @classmethod
-    def of(cls, group: str, measure: str, count: int, estimate: intervals.Estimate) -> Row:
-        return cls(group, measure, count, *estimate)
+    def of(
+        cls,
+        group: str,
+        measure: str,
+        count: int,
+        estimate: intervals.Estimate,
+        *,
+        detail: bool = False,
+    ) -> Row:
+        return cls(group, measure, count, *estimate, detail)
 
 
 def averages(*measures: str, overall: bool = True) -> Callable[[Sequence[Record]], list[Row]]:

@@ -128,17 +128,20 @@ def _text_section(report: Report, stages: Mapping[str, Report]) -> str:
         if name in report.results:
             columns[_COLUMNS[name]] = _by_group(report.results[name])
     groups = dict.fromkeys(group for column in columns.values() for group in column)
-    lines = [["", "documents", *columns]]
+    head = ["", "documents", *columns]
+    lines: list[list[str]] = []
+    parts: list[list[str]] = []
     for group in groups:
         found = [column.get(group) for column in columns.values()]
         count = next(row.count for row in found if row is not None)
         shown = ["" if row is None else _number(row) for row in found]
-        lines.append([group, str(count), *shown])
+        is_part = any(row is not None and row.detail for row in found)
+        (parts if is_part else lines).append([group, str(count), *shown])
     benchmark = BENCHMARKS["text"]
     about = [benchmark.about]
     if any(name in report.results for name in _TEXT[1:]):
         about.append("n-grams: " + BENCHMARKS["text-bigram"].about)
-    return f"### {benchmark.title}\n\n{' '.join(about)}\n\n{table(lines)}"
+    return f"### {benchmark.title}\n\n{' '.join(about)}\n\n{_tables(head, lines, parts)}"
 
 
 def _by_group(result: Result | None) -> dict[str, Row]:
@@ -154,12 +157,23 @@ def _section(benchmark: Benchmark, result: Result) -> str:
     groups: dict[str, dict[str, Row]] = {}
     for row in result.rows:
         groups.setdefault(row.group, {})[row.measure] = row
-    lines = [["", "items", *(measure.replace("_", " ") for measure in measures)]]
+    names = ["", "items", *(measure.replace("_", " ") for measure in measures)]
+    lines: list[list[str]] = []
+    parts: list[list[str]] = []
     for group, cells in groups.items():
         count = max(row.count for row in cells.values())
         shown = [_number(cells[measure]) if measure in cells else "" for measure in measures]
-        lines.append([group, str(count), *shown])
-    return head + table(lines)
+        is_part = any(row.detail for row in cells.values())
+        (parts if is_part else lines).append([group, str(count), *shown])
+    return head + _tables(names, lines, parts)
+
+
+def _tables(head: list[str], lines: list[list[str]], parts: list[list[str]]) -> str:
+    """A table, and one of details that is folded away."""
+    if not parts:
+        return table([head, *lines])
+    folded = f"<details><summary>in parts</summary>\n\n{table([head, *parts])}\n\n</details>"
+    return f"{table([head, *lines])}\n\n{folded}"
 
 
 def _sample(sample: Mapping[str, Any]) -> str:

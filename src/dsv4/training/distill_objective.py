@@ -74,6 +74,8 @@ class OnPolicy(_Distillation):
     teacher teaches.
     """
 
+    foresees = False
+
     def __init__(
         self,
         model: Transformer,
@@ -84,8 +86,6 @@ class OnPolicy(_Distillation):
         super().__init__(model)
         self._source, self._teachers = source, tuple(teachers)
         self._batch_tokens = batch_tokens
-
-    foresees = False
 
     def next(self, position: Position, step: int) -> tuple[list[Lesson], Position]:
         """Position: (sampled batch, 0)."""

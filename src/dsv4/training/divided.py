@@ -26,6 +26,9 @@ class DividedObjective(Objective[Any]):
         made: Loss = self._divided(self._objective.loss, batch, batches, step)
         return made
 
+    def routes(self, batches: Sequence[Any]) -> Sequence[tuple[Tensor, ...]]:
+        return self._objective.routes(batches)
+
     def trains(self, name: str, step: int) -> bool:
         return self._objective.trains(name, step)
 

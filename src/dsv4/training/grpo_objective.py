@@ -52,6 +52,8 @@ class GrpoObjective(Objective[RatedBatch]):
     Raises UsageError for more updates than prompts and for groups of one.
     """
 
+    foresees = False
+
     def __init__(
         self,
         model: Transformer,
@@ -71,10 +73,8 @@ class GrpoObjective(Objective[RatedBatch]):
         self._model, self._source = model, source
         self._settings, self._reference = settings, reference
         self._batch_tokens = batch_tokens
-        self._rated: list[Rated] = []  # of the batch under way, group after group
+        self._rated: list[Rated] = []  # of a batch that has updates left, group after group
         self._step: list[Rated] = []  # of the optimizer step under way
-
-    foresees = False
 
     def next(self, position: Position, step: int) -> tuple[list[RatedBatch], Position]:
         """Position: (sampled batch, update of it)."""
@@ -85,9 +85,10 @@ class GrpoObjective(Objective[RatedBatch]):
         cuts = [source.prompts * i // settings.updates for i in range(settings.updates + 1)]
         first, last = (source.group * cut for cut in cuts[update : update + 2])
         self._step = self._rated[first:last]
-        last_update = update + 1 == settings.updates
-        after = Position(number + 1, 0) if last_update else Position(number, update + 1)
-        return self._batches(self._step), after
+        if update + 1 < settings.updates:
+            return self._batches(self._step), Position(number, update + 1)
+        self._rated = []
+        return self._batches(self._step), Position(number + 1, 0)
 
     def routes(self, batches: Sequence[RatedBatch]) -> list[Route]:
         """What computed the samples: a gradient is to belong to what was sampled."""

@@ -17,6 +17,11 @@ from dsv4.model.weights import weights
 from dsv4.numerics.quantized import QuantizedTensor
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_folder(tmp_path_factory.mktemp("models") / "small")
+
+
 @pytest.fixture
 def corpora(tmp_path: Path) -> Path:
     folder = tmp_path / "corpora"
@@ -37,10 +42,10 @@ def arguments(corpora: Path, out: Path, tokenizer: Path, config: Path) -> list[s
 
 
 def test_train_and_use(
-    corpora: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpora: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = arguments(corpora, out, tiny_folder / "tokenizer.json", tiny_folder / "config.json")
+    command = arguments(corpora, out, small / "tokenizer.json", small / "config.json")
     assert main([*command, "--steps", "3"]) == 0
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
@@ -54,10 +59,10 @@ def test_train_and_use(
 
 
 def test_a_run_that_was_stopped_goes_on(
-    corpora: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpora: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = arguments(corpora, out, tiny_folder / "tokenizer.json", tiny_folder / "config.json")
+    command = arguments(corpora, out, small / "tokenizer.json", small / "config.json")
     assert main([*command, "--steps", "3", "--max-minutes", "0"]) == 0
     shown = capsys.readouterr().err
     assert "stopped after step 1 of 3; run again to go on" in shown
@@ -68,11 +73,11 @@ def test_a_run_that_was_stopped_goes_on(
 
 
 def test_a_finished_run_exports_its_model_again(
-    corpora: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpora: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So that an export that failed can be repeated."""
     out = tmp_path / "run"
-    command = arguments(corpora, out, tiny_folder / "tokenizer.json", tiny_folder / "config.json")
+    command = arguments(corpora, out, small / "tokenizer.json", small / "config.json")
     assert main([*command, "--steps", "1"]) == 0
     shutil.rmtree(out / "model")
     capsys.readouterr()
@@ -81,14 +86,14 @@ def test_a_finished_run_exports_its_model_again(
     assert dsv4.load(out / "model").logits([1]).shape[0] == 1
 
 
-def test_recipe(corpora: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_recipe(corpora: Path, small: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         "from dsv4.config import load\n"
         "from dsv4.data.corpora import Source\n"
         "from dsv4.training.config import TrainConfig\n"
         "from dsv4.training.schedule import Schedule\n"
-        f"FOLDER = {str(tiny_folder)!r}\n"
+        f"FOLDER = {str(small)!r}\n"
         "def config(corpora, out):\n"
         "    source = Source('animals', '*.jsonl', 1.0, 'CC0')\n"
         "    return TrainConfig(model=load(FOLDER), sources=(source,), corpora=corpora, out=out,\n"
@@ -141,9 +146,9 @@ def test_a_tokenizer_alone(
 
 
 def test_a_run_goes_on_from_the_weights_of_a_folder(
-    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpora: Path, small: Path, tmp_path: Path
 ) -> None:
-    folder = small_folder(tmp_path / "small")
+    folder = small
     command = ["train", "--corpora", str(corpora), "--files", "*.jsonl", "--steps", "2"]
     command += ["--batch-tokens", "128", "--max-length", "64", "--rate", "0", "--length", "32@0.5"]
     out = tmp_path / "run"

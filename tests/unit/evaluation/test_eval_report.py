@@ -30,6 +30,7 @@ def _bits(name: str, value: float) -> Result:
         Row("books", "bits per byte", 3, value, value - 0.1, value + 0.1),
         Row("books", "nats per token", 3, 9.0, 8.0, 10.0),
         Row("one", "bits per byte", 1, 1.0, NAN, NAN),
+        Row("part", "bits per byte", 1, 4.0, NAN, NAN, detail=True),
     )
     return Result(name, "--data DATA", 4, 1.0, rows)
 
@@ -50,6 +51,8 @@ def test_tables_hold_the_numbers() -> None:
         in shown
     )
     assert "| one | 1 | 1.000 | 1.000 | 1.000 |" in shown  # one document has no interval
+    before, _, folded = shown.partition("<details>")
+    assert "| part |" not in before and "| part | 1 | 4.000 |" in folded.partition("</details>")[0]
     assert "| infill | 4 | 50.0 % (15.0 to 85.0) |" in shown
     assert "**Who?** (greedy)\n\n> I.\n> Me ..." in shown
     assert "    dsv4 eval m --data DATA --only text,text-bigram\n" in shown

@@ -116,14 +116,14 @@ def test_truncated_answers_teach_nothing_if_so_told(tmp_path):
     trainer = make(tmp_path, 1, learn_truncated=False)
     batches, _ = trainer.objective.next(trainer.position, 0)
     taught = [rated for batch in batches for rated in batch.rated]
-    assert any(not rated.sample.complete for rated in trainer.objective._rated)
+    assert any(not rated.sample.complete for rated in trainer.objective._step)
     assert all(rated.sample.complete for rated in taught) or len(taught) == 1
 
 
 def test_samples_survive_a_checkpoint_to_the_bit(tmp_path):
     trainer = make(tmp_path, 1)
     trainer.objective.next(trainer.position, 0)
-    rated = trainer.objective._rated
+    rated = trainer.objective._step
     back = unpack(pack(rated))
     for a, b in zip(rated, back, strict=True):
         assert (a.kind, a.score, a.reward, a.advantage) == (b.kind, b.score, b.reward, b.advantage)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.unit.training.small import SMALL
 
 from dsv4.data.batches import Batch, Batches, Mix, Position
 from dsv4.data.shards import Shard
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights
-from dsv4.presets import preset
 from dsv4.training.indexer import (
     attention_over_entries,
     count_queries,
@@ -23,9 +23,7 @@ from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import LoopSettings, Trainer
 from dsv4.training.schedule import Schedule
 
-CONFIG = replace(
-    preset("tiny"), vocab_size=64, num_hidden_layers=2, num_hash_layers=1, compress_ratios=(0, 4, 0)
-)
+CONFIG = replace(SMALL, num_hidden_layers=2, compress_ratios=(0, 4, 0))
 
 
 @pytest.fixture

@@ -51,13 +51,15 @@ def _grade(answer: Answer) -> Measures:
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """All pairs, the fields, then the paradigms."""
-    groups: dict[str, list[float]] = {"all": []}
-    for place in range(2):  # fields before paradigms
-        for record in records:
-            groups.setdefault(record.group.split("/")[place], []).append(record.measures["right"])
-    groups["all"] = [record.measures["right"] for record in records]
+    fields: dict[str, list[float]] = {"all": [record.measures["right"] for record in records]}
+    paradigms: dict[str, list[float]] = {}
+    for record in records:
+        field, _, paradigm = record.group.partition("/")
+        fields.setdefault(field, []).append(record.measures["right"])
+        paradigms.setdefault(paradigm, []).append(record.measures["right"])
     return [
-        Row.of(name, "right", len(values), intervals.mean(values))
+        Row.of(name, "right", len(values), intervals.mean(values), detail=groups is paradigms)
+        for groups in (fields, paradigms)
         for name, values in groups.items()
     ]
 

@@ -16,8 +16,8 @@ from dsv4.tasks.checks import Mentions
 from dsv4.tasks.problem import Ask, Problem
 from dsv4.tasks.registry import generate
 
-LENGTHS = {128: 40, 512: 40, 2048: 40, 8192: 20, 32768: 8, 65536: 6}
-"""Tokens of the prompt, at most -> problems of that length."""
+LENGTHS = {128: 40, 512: 40, 2048: 40, 8192: 16, 32768: 6, 65536: 4}
+"""Tokens of the prompt, at most -> problems of that length; half a million tokens in all."""
 
 QUICK = 2048
 """The longest prompt of a quick run."""

@@ -93,11 +93,12 @@ def rows(records: Sequence[Record]) -> list[Row]:
         groups.setdefault(record.group, []).append(record)
     found = []
     for name, group in groups.items():
+        part, size = ": " in name, len(group)
         bits, sizes = ([r.measures[key] for r in group] for key in ("bits", "bytes"))
-        found.append(Row.of(name, "bits per byte", len(group), intervals.ratio(bits, sizes)))
+        found.append(Row.of(name, "bits per byte", size, intervals.ratio(bits, sizes), detail=part))
         nats = [value * math.log(2) for value in bits]
         loss = intervals.ratio(nats, [r.tokens for r in group])
-        found.append(Row.of(name, "nats per token", len(group), loss))
+        found.append(Row.of(name, "nats per token", size, loss, detail=part))
     return found
 
 

@@ -61,7 +61,7 @@ class LocalModel:
         if isinstance(question, Likelihood):
             documents = question.documents
             return sum(len(encode_document(self.model.tokenizer, d).ids) for d in documents)
-        return len(self._ids(question))
+        return len(self.prompt_ids(question))
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         said: dict[int, Chat | Fill] = {}
@@ -78,7 +78,8 @@ class LocalModel:
     def _engine(self) -> Engine:
         return Engine(self.model, queue=2 * OUTSTANDING, speculation="off")
 
-    def _ids(self, question: Chat | Fill) -> list[int]:
+    def prompt_ids(self, question: Chat | Fill) -> list[int]:
+        """What the model is shown."""
         return self.model.tokenizer.encode_prompt(_prompt(question, self.model.profile))
 
     def _generate(self, questions: dict[int, Chat | Fill]) -> Iterator[tuple[int, Said]]:
@@ -93,7 +94,7 @@ class LocalModel:
         def start() -> None:
             for i, question in waiting:
                 generation = Generation(
-                    tuple(self._ids(question)),
+                    tuple(self.prompt_ids(question)),
                     question.max_tokens,
                     frozenset({self.model.tokenizer.eos_id}),
                     question.sampling,
@@ -179,7 +180,6 @@ def encoded(tokenizer: Tokenizer, question: Likelihood) -> Iterator[tuple[list[i
     """Ids of every document and which of them count."""
     for document in question.documents:
         ids, learned = encode_document(tokenizer, document)
-        learned[0] = False
         if not question.end:
             learned = [*learned[:-1], False]
         yield ids, learned

@@ -292,6 +292,18 @@ def test_a_random_model_answers_everything(
         target.close()
 
 
+@pytest.mark.parametrize("name", ["tool_call", "infill"])
+def test_prompts_are_those_that_were_trained_on(fast: Model, name: str) -> None:
+    target = LocalModel(fast)
+    for effort in TASKS[name].efforts:
+        (item,) = items(name, "g", 1, Ask(effort=effort))
+        (problem,) = problems(name, 1, split="heldout", ask=Ask(effort=effort))
+        prompt = fast.tokenizer.encode_prompt(problem.prompt())
+        assert target.length(item.question) == len(prompt)
+        assert isinstance(item.question, (Chat, Fill))
+        assert target.prompt_ids(item.question) == prompt
+
+
 def test_replies_are_parsed_as_they_are(scripted: Callable[..., Engine]) -> None:
     def answer(text: str, **more: object) -> Said:
         engine = scripted(text)

@@ -22,6 +22,7 @@ CONV_KERNEL = 4
 """Taps of the short convolution in the paper's form."""
 
 _LARGEST_ROWS = 1 << 40
+_MOST_HASHES = 4096
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class EngramConfig:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise _fail(name, value, f"an integer from {low} to {high}")
+        if len(ids) * self.hashes > _MOST_HASHES:  # each needs a prime, which takes time to find
+            raise _fail("n_heads", self.n_heads, f"at most {_MOST_HASHES} hashes in all layers")
         if not self.multipliers:
             object.__setattr__(self, "multipliers", tuple(map(self._drawn, ids)))
         bound = (1 << 63) // self.compressed_vocab_size

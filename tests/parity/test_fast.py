@@ -158,8 +158,22 @@ def test_stored_weights(stored: Transformer, length: int, instruction_set: str) 
     assert {name: value for name, value in found.items() if value > BOUNDS[name]} == {}
 
 
-def test_threads_do_not_change_a_bit() -> None:
-    config, model = drawn("flash", 11)
+def test_the_papers_form_runs_in_its_parts_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    config = with_engram(draw_config(11, SCHEDULES["flash"]), 11, conv=True)
+    model = draw_model(config, 11)
+    model.numerics = FAST
+    ids = tokens(config, 6, 1)
+    with torch.no_grad():
+        found = model(ids).logits_BTV
+        assert "model runs in its parts, slowly: Engram's convolution" in caplog.text
+        with ops.unfused():
+            want = model(ids).logits_BTV
+    assert distance(found, want) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["flash", "engram"])
+def test_threads_do_not_change_a_bit(kind: str) -> None:
+    config, model = drawn(kind, 11)
     ids = tokens(config, 200, 5)
     before = native.thread_count()
     results = []

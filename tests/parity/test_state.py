@@ -216,8 +216,9 @@ def test_mtp_decodes_as_it_prefills(policy: str) -> None:
     assert distance(torch.cat(steps, 1), want) <= TOLERANCE[policy]
 
 
-def test_sequences_of_a_batch_do_not_touch(policy: str) -> None:
-    config, model, _, _ = drawn("flash", policy)
+@pytest.mark.parametrize("kind", ["flash", "engram"])
+def test_sequences_of_a_batch_do_not_touch(kind: str, policy: str) -> None:
+    config, model, _, _ = drawn(kind, policy)
     ids = tokens(config, 150, 3, batch=3)
     state = model.new_state(batch=3)
     together = feed(model, state, ids, [64])

@@ -71,6 +71,26 @@ def test_a_wrong_value_is_refused_by_name(key: str, value: object) -> None:
         from_dict(values | {key: value})
 
 
+def test_primes_that_would_take_long_to_find_are_not_looked_for() -> None:
+    values = replace(preset("tiny"), engram=EngramConfig((1,), 3, 2, 32, 97, 300)).to_released()
+    del values["engram_multipliers"], values["engram_num_embeddings"]
+    many = {"engram_layer_ids": list(range(5)), "engram_max_ngram_size": 16, "engram_n_heads": 64}
+    with pytest.raises(ConfigError, match="engram_n_heads"):
+        from_dict(values | many)
+
+
+def test_keys_as_others_spell_them() -> None:
+    engram = EngramConfig((1, 3), 3, 2, 32, 97, 300, pad_id=7)
+    values = replace(preset("tiny"), engram=engram).to_released()
+    values["engram_pad_token_id"] = values.pop("engram_pad_id")
+    values["engram_vocab_size"] = [97, 97]
+    assert from_dict(values).engram == engram
+    with pytest.raises(ConfigError, match="engram_vocab_size"):
+        from_dict(values | {"engram_vocab_size": [97, 98]})
+    with pytest.raises(ConfigError, match="engram_num_embeddings"):
+        from_dict(values | {"engram_num_embeddings": 12})
+
+
 def test_a_missing_size_is_named() -> None:
     values = replace(preset("tiny"), engram=EngramConfig((1,), 3, 2, 32, 97, 300)).to_released()
     del values["engram_head_dim"]

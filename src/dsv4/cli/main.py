@@ -37,7 +37,7 @@ COMMANDS = {
     "rl": "Train a model on graded tasks with GRPO.",
     "distill": "Train a student towards its teachers' distributions over the whole vocabulary.",
     "export": "Rewrite a model folder in another layout, or with an adapter merged.",
-    "engram": "Give a model an Engram, a memory of n-grams, to be trained from there.",
+    "engram": "Give a model an Engram, a memory of n-grams.",
 }
 """Subcommands in the order the help shows them, with their one-line summary."""
 

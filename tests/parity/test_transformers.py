@@ -17,7 +17,9 @@ LENGTHS = (1, 7, 127, 128, 129, 300, 515, 2060)
 
 
 # Two entries whose scores differ by less than float32 noise at the edge of the selection may be
-# chosen differently by two right implementations: seed 0 draws one such query in 2,060 tokens.
+# chosen differently by two right implementations, and which noise there is depends on the
+# processor: one query in 2,060 with seed 0, or with seed 3 on an Intel processor (3e-4 in all, as
+# later tokens read what it wrote). So the longest text may differ a little, but at few tokens.
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("schedule", [FLASH_LIKE, PRO_LIKE], ids=["flash", "pro"])
 @torch.no_grad()
@@ -29,7 +31,10 @@ def test_logits_agree(schedule: tuple[int, ...], seed: int, tmp_path: Path) -> N
         ids = tokens(config, length, seed + length)
         want = other(input_ids=ids, use_cache=False).logits[0]
         found = model(ids).logits_BTV[0]
-        assert ((found - want).norm() / want.norm()).item() <= 1e-4, f"{length} tokens"
+        errors = (found - want).norm(dim=-1) / want.norm(dim=-1)
+        whole = ((found - want).norm() / want.norm()).item()
+        assert whole <= (1e-4 if length < 1000 else 1e-3), f"{length} tokens"
+        assert errors.median() <= 1e-5, f"{length} tokens"
 
 
 @torch.no_grad()

@@ -5,8 +5,7 @@
 
 Every arm is trained from scratch on the same batches for the same number of tokens, once per seed
 (seeds change weights and order). Differences are taken seed by seed against the arm's partner;
-an interval that excludes 0 is called a difference, others are not. What was found:
-docs/experiments/parts.md.
+an interval that excludes 0 is called significant, others are not.
 """
 
 from __future__ import annotations

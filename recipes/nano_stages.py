@@ -4,9 +4,8 @@
     tune       conversations, thinking, tool calls: only what the assistant says; weights are
                already rounded as the released formats round them; the rate falls to nothing and
                the indexers learn what to read
-    reinforce  GRPO on tasks that can be checked
-    (export)   OUT/model, in the released layout
 
+Each leaves a model in the released layout in OUT/STAGE/model, which can be served and measured.
 Every stage resumes where it stopped and is skipped when it is finished.
 """
 

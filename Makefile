@@ -9,6 +9,7 @@ HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?= nano
 TORCH  ?= torch==2.13.0
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ BIN    := $(VENV)/bin
 
 help:
 	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL= TORCH=)"
-	@echo "make test    set up, then run the tests (about four minutes on two cores)"
+	@echo "make test    set up, then run the tests (about seven minutes on two cores; JOBS=)"
 	@echo "make check   lint, types, import direction, file lengths, generated docs"
 	@echo "make slow    the tests that do not fit into ten minutes"
 	@echo "make native  build the C++ kernels again (setting up does it where there is a compiler)"
@@ -81,7 +82,7 @@ serve: setup
 	$(BIN)/dsv4 serve $(MODEL) --host $(HOST) --port $(PORT)
 
 test: setup-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 slow: setup-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -21,6 +21,11 @@ FLASH_LIKE = (SWA, SWA, CSA, HCA, CSA)
 PRO_LIKE = (HCA, HCA, CSA, HCA)
 SCHEDULES = {"flash": FLASH_LIKE, "pro": PRO_LIKE}
 
+CPUINFO = Path("/proc/cpuinfo")
+SAME_ORDER = CPUINFO.is_file() and "AuthenticAMD" in CPUINFO.read_text(encoding="utf-8")
+"""Whether float32 products are summed in the order in which the recorded numbers were. Such a
+processor is held to tight bounds; on others, ties of roundings and selections fall otherwise."""
+
 
 def draw_config(seed: int, schedule: tuple[int, ...]) -> ModelConfig:
     """A random small architecture with the given layer schedule."""

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parity.models import FLASH_LIKE, PRO_LIKE, draw_config, draw_model, oracle, tokens
+from tests.parity.models import (
+    FLASH_LIKE,
+    PRO_LIKE,
+    SAME_ORDER,
+    draw_config,
+    draw_model,
+    oracle,
+    tokens,
+)
 
 LENGTHS = (1, 7, 127, 128, 129, 300, 515, 2060)
 
@@ -33,7 +41,8 @@ def test_logits_agree(schedule: tuple[int, ...], seed: int, tmp_path: Path) -> N
         found = model(ids).logits_BTV[0]
         errors = (found - want).norm(dim=-1) / want.norm(dim=-1)
         whole = ((found - want).norm() / want.norm()).item()
-        assert whole <= (1e-4 if length < 1000 else 1e-3), f"{length} tokens"
+        loose = length > 1000 and seed == 3 and not SAME_ORDER
+        assert whole <= (1e-3 if loose else 1e-4), f"{length} tokens"
         assert errors.median() <= 1e-5, f"{length} tokens"
 
 

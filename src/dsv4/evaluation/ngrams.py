@@ -144,7 +144,8 @@ class NgramTarget:
         self._model, self._tokenizer = model, tokenizer
 
     def length(self, question: Question) -> int:
-        raise NotImplementedError  # a baseline is asked what was made for another target
+        assert isinstance(question, Likelihood)
+        return sum(len(ids) for ids, _ in encoded(self._tokenizer, question))
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         for i, question in enumerate(questions):

@@ -24,7 +24,7 @@ SCALE = Scale(
         dense=300 / 360, indexer_steps=60, indexer_lr=3e-3,
     ),
     batch_tokens=4096,
-    max_length=1024,
+    lengths=(1024, 1024),
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -14,32 +14,30 @@ from dataclasses import replace
 from nano_stages import Scale, main
 
 from dsv4.config import CSA, HCA, SWA
-from dsv4.engram import EngramConfig
 from dsv4.presets import preset
 from dsv4.training import Schedule
 
 SCALE = Scale(
     model=replace(
         preset("nano"),
-        vocab_size=16384,
         num_hidden_layers=8,
         num_hash_layers=3,
+        num_experts_per_tok=4,
         compress_ratios=(SWA, SWA, *(CSA, HCA) * 3, SWA),
-        n_routed_experts=32,
-        engram=EngramConfig((1,), 3, 4, 32, 16384, 16384),
+        index_topk=128,
     ),
-    text=8.0,
+    text=6.0,
     pretrain=Schedule(
-        3000, lr=3e-3, warmup=60, decay=0.0, accumulate=2, ramp=0.1, mtp=(0.0, 0.0), dense=1.0,
-        lengths=((0.8, 1024),),
+        1200, lr=3e-3, warmup=60, decay=0.0, mtp=(0.0, 0.0), dense=1.0, lengths=((0.8, 1024),),
     ),
     tune=Schedule(
-        600, lr=2e-3, warmup=20, decay=1.0, floor=0.02, accumulate=1, mtp=(0.3, 0.3),
-        dense=500 / 600, indexer_steps=100, indexer_lr=2e-3,
+        300, lr=2e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=0.8,
+        indexer_steps=40, indexer_lr=2e-3,
     ),
-    batch_tokens=65536,
-    max_length=2048,
+    batch_tokens=49152,
+    lengths=(2048, 8192),
     device="cuda",
+    checkpoint_every=200,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsv4.data.corpora import STANDARD_LIBRARY, Source
+from dsv4.tasks.problem import Ask
 
 LLAMA = "MIT (text generated with Llama 3.1)"
 SYNTH = "synth_instruct/*.jsonl.xz"
@@ -33,15 +34,22 @@ PROBLEMS = {
 }
 """Problems of each task that the pre-training mix holds at scale 1."""
 
+TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
+"""Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""
+FAR_TOKENS = 100_000
+"""Tokens of each task and length at scale 1."""
+
+PYTHON = ("python_answers", "python_tasks", "python_library")
+
 TEXT = (
-    Source("tales", SYNTH, 1, LLAMA, ("child", "bedtime", "slice-of-life")),
-    Source("campfire", SYNTH, 0.4, LLAMA, ("campfire", "stories")),
-    Source("explained", SYNTH, 2, LLAMA, ("eli5", "explanations", "jokes", "howto")),
-    Source("answers", SYNTH, 1, LLAMA, ("trivia", "song-poems", "spelling", "common-sense")),
+    Source("tales", SYNTH, 2, LLAMA, ("child", "bedtime", "slice-of-life")),
+    Source("campfire", SYNTH, 0.6, LLAMA, ("campfire", "stories")),
+    Source("explained", SYNTH, 4, LLAMA, ("eli5", "explanations", "jokes", "howto")),
+    Source("answers", SYNTH, 2, LLAMA, ("trivia", "song-poems", "spelling", "common-sense")),
     Source("arithmetic", SYNTH, 1, LLAMA, ("step-by-step-math",), keep=0.1),
     Source("formats", SYNTH, 1, LLAMA, ("format-convertion",), keep=0.2),
     Source("sentences", SYNTH, 1, LLAMA, ("sentences",), keep=0.3),
-    Source("children", "stories_pd_cc/children-ccby-*.jsonl.xz", 2, "CC-BY 4.0"),
+    Source("children", "stories_pd_cc/children-ccby-*.jsonl.xz", 4, "CC-BY 4.0"),
     Source("smalltalk", "sft_extra/chatterbot_english.jsonl.xz", 2, "BSD-3-Clause"),
     Source("words", "facts/wordnet_definitions.jsonl.xz", 1, "CC-BY 4.0, WordNet", keep=0.06),
     Source("python_answers", SYNTH, 1, LLAMA, ("python",)),
@@ -50,11 +58,13 @@ TEXT = (
 )
 
 MORE_TEXT = (
-    Source("books", "books_pd/*.jsonl.xz", 1, "public domain"),
+    Source("books", "books_pd/*.jsonl.xz", 1, "public domain", keep=0.25),
     Source("classics", "stories_pd_cc/children-pd-*.jsonl.xz", 2, "public domain"),
     Source("folktales", "stories_pd_cc/folktales-pd-*.jsonl.xz", 2, "public domain"),
     Source("countries", "facts/world_factbook.jsonl.xz", 2, "CC0"),
-    Source("scenes", SYNTH, 1, LLAMA, ("scenes", "shows", "debates", "podcast", "textbook")),
+    Source(
+        "scenes", SYNTH, 1, LLAMA, ("scenes", "shows", "debates", "podcast", "textbook"), keep=0.4
+    ),
     Source("sql", SYNTH, 2, LLAMA, ("sql",)),
     Source("gsm8k", "sft_extra/gsm8k_train.jsonl.xz", 4, "MIT"),
 )
@@ -87,14 +97,45 @@ def problems(scale: float, seed: int, times: dict[str, float] | None = None) -> 
 
 def pretraining(scale: float) -> tuple[Source, ...]:
     """Every token of it is learned. scale: 1 for two processor cores, more for a GPU."""
-    more = MORE_TEXT if scale > 1 else ()
-    infill = [replace(source, infill=0.1) for source in TEXT[-3:]]
-    return (*TEXT[:-3], *infill, *more, *problems(scale, seed=1))
+    text = TEXT
+    if scale > 1:
+        text = (*(_more(source) for source in TEXT), *MORE_TEXT)
+    text = tuple(
+        replace(source, infill=0.1) if source.name in PYTHON else source for source in text
+    )
+    return (*text, *problems(scale, seed=1))
 
 
-def tuning(scale: float) -> tuple[Source, ...]:
-    """Of its conversations only what the assistant says is learned: tools, thinking, itself."""
+def tuning(scale: float, longest: int) -> tuple[Source, ...]:
+    """Of its conversations only what the assistant says is learned: tools, thinking, itself.
+
+    longest: tokens of the longest row.
+    """
     stories = [replace(source, keep=min(1.0, 0.12 * scale)) for source in TEXT[:1]]
     small = [source for source in TEXT if source.name in ("smalltalk", "explained")]
     often = {"identity": 1.5, "tool_call": 2.5, "everyday_tool": 2.0, "tool_result": 1.5}
-    return (*stories, *small, COFFEE, *problems(0.6 * scale, seed=2, times=often))
+    own = problems(0.6 * scale, seed=2, times=often)
+    return (*stories, *small, COFFEE, *own, *far(scale, longest))
+
+
+def far(scale: float, longest: int) -> tuple[Source, ...]:
+    """Facts and values to be found in texts of up to `longest` tokens."""
+    return tuple(
+        Source(
+            f"far_{name}_{words}",
+            f"tasks:{name}",
+            1,
+            OURS,
+            count=max(1, round(scale * FAR_TOKENS / (words * tokens))),
+            seed=3,
+            ask=Ask(words=words),
+        )
+        for name, tokens in TOKENS_PER_WORD.items()
+        for words in (350, 700, 1400, 2800, 5600)
+        if words * tokens < longest
+    )
+
+
+def _more(source: Source) -> Source:
+    """A source of which the small mix holds a part only, four times as much of it."""
+    return replace(source, keep=min(1.0, 4 * source.keep))

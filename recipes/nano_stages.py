@@ -24,8 +24,11 @@ from nano_mix import HELDOUT, pretraining, tuning
 from dsv4 import checkpoint
 from dsv4.chat import defaults
 from dsv4.config import ModelConfig
+from dsv4.data.shards import build_shards, digest
+from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.training import Schedule, TrainConfig, train
 from dsv4.training.pretrain import Trained
+from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
@@ -34,15 +37,17 @@ ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of a run. text: how much the mix is enlarged (`nano_mix`)."""
+    """Sizes of a run. text: how much the mix is enlarged (`nano_mix`). lengths: the longest rows
+    of the two stages. checkpoint_every: steps."""
 
     model: ModelConfig
     text: float
     pretrain: Schedule
     tune: Schedule
     batch_tokens: int
-    max_length: int
+    lengths: tuple[int, int]
     device: str = "cpu"
+    checkpoint_every: int = 50
 
 
 def main(scale: Scale, description: str) -> None:
@@ -51,55 +56,70 @@ def main(scale: Scale, description: str) -> None:
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--max-minutes", type=float, help="save and stop a stage after this long")
+    parser.add_argument("--prepare", action="store_true", help="tokenise for all stages, and stop")
     args = parser.parse_args()
+    first, second = args.out / "pretrain", args.out / "tune"
     heldout = args.corpora.parent / "eval"
     common: dict[str, Any] = {
         "corpora": args.corpora,
         "batch_tokens": scale.batch_tokens,
-        "max_length": scale.max_length,
         "precision": args.precision,
         "device": scale.device,
         # V4's speed of 0.001 balances over trillions of tokens; a short run needs a faster one.
         "bias_speed": 0.01,
+        "checkpoint_every": scale.checkpoint_every,
         "max_minutes": args.max_minutes,
     }
+    texts = TrainConfig(
+        model=scale.model,
+        sources=pretraining(scale.text),
+        out=first,
+        schedule=scale.pretrain,
+        max_length=scale.lengths[0],
+        digits=1,  # sums are learned digit by digit
+        heldout=HELDOUT if heldout.is_dir() or (first / "heldout").is_dir() else (),
+        heldout_folder=heldout,
+        eval_batches=12,
+        **common,
+    )
+    conversations = SftConfig(
+        init=first / "model",
+        sources=tuning(scale.text, scale.lengths[1]),
+        out=second,
+        schedule=scale.tune,
+        max_length=scale.lengths[1],
+        epochs=None,
+        **common,
+    )
+    if args.prepare:
+        prepare_pretraining(texts, print)
+        _tokenise(conversations, scale.model.vocab_size, first / "tokenizer.json")
+        return
 
-    def pretrain(out: Path) -> Trained:
-        config = TrainConfig(
-            model=scale.model,
-            sources=pretraining(scale.text),
-            out=out,
-            schedule=scale.pretrain,
-            digits=1,  # sums are learned digit by digit
-            heldout=HELDOUT if heldout.is_dir() else (),
-            heldout_folder=heldout,
-            eval_batches=12,
-            **common,
-        )
-        return train(config, report=_line, status=print)
-
-    def tune(out: Path) -> Trained:
-        config = SftConfig(
-            init=args.out / "pretrain" / "model",
-            sources=tuning(scale.text),
-            out=out,
-            schedule=scale.tune,
-            epochs=None,
-            **common,
-        )
-        return fine_tune(prepare(config, print), report=_line, status=print)
-
-    _stage(args.out / "pretrain", pretrain)
-    _stage(args.out / "tune", tune)
-    print(f"{args.out / 'tune' / 'model'}: the model")
+    _stage(first, lambda: train(texts, report=_line, status=print))
+    _stage(second, lambda: fine_tune(prepare(conversations, print), report=_line, status=print))
+    print(f"{second / 'model'}: the model")
 
 
-def _stage(out: Path, run: Callable[[Path], Trained]) -> None:
+def _tokenise(config: SftConfig, vocabulary: int, path: Path) -> None:
+    """The shards of a stage whose first model is not there yet, with the tokenizer at `path`."""
+    build_shards(
+        config.sources,
+        config.corpora,
+        Tokenizer.from_file(path),
+        vocabulary,
+        config.out / "shards",
+        version=digest(path),
+        progress=lambda source, count: print(f"tune: {source}, {count} documents"),
+    )
+
+
+def _stage(out: Path, run: Callable[[], Trained]) -> None:
     """Run a stage and write its model to `out/model`, unless that is there."""
     folder = out / "model"
     if (folder / "config.json").is_file():
         return
-    trained = run(out)
+    trained = run()
     if not trained.finished:
         raise SystemExit(f"{out.name}: stopped after step {trained.step}; run again to go on")
     checkpoint.export_released(trained.model, folder, overwrite=True)

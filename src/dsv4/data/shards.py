@@ -23,7 +23,7 @@ from dsv4.data.corpora import Source, read
 from dsv4.data.documents import Document, TextEncoder, encode_document
 from dsv4.errors import DataError
 
-_FORMAT = 2  # of the shard and of how documents are encoded
+_FORMAT = 3  # of the shard and of how documents are encoded
 _SAMPLE = 64  # problems that tell one version of a task from another
 
 Progress = Callable[[str, int], None]
@@ -87,15 +87,18 @@ def build_shards(
 
     version: what identifies the tokenizer (its file's digest); together with the description and
     file sizes of every source it makes the fingerprint. Epochs do not count: a mix can be
-    re-weighted without tokenising again.
+    re-weighted without tokenising again. Shards whose corpora are not on this machine stand for
+    them: a mix can be tokenised on one machine and trained on another.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.json"
-    known = json.loads(index.read_text()) if index.is_file() else {}
+    known: dict[str, list[str]] = json.loads(index.read_text()) if index.is_file() else {}
     marks = {source.name: _fingerprint(source, corpora, version) for source in sources}
     for source in sources:
         paths = _paths(folder, source.name)
-        if known.get(source.name) == marks[source.name] and all(p.is_file() for p in paths):
+        if _is_current(known.get(source.name), marks[source.name], source, corpora) and all(
+            path.is_file() for path in paths
+        ):
             continue
         counted = _counted(read(source, corpora), source.name, progress)
         shard = make_shard(source.name, counted, tokenizer, vocab_size)
@@ -136,16 +139,23 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path, Path]:
     )
 
 
-def _fingerprint(source: Source, corpora: Path, version: str) -> str:
-    """What a shard was made from; of a task, its first problems stand for all."""
+def _fingerprint(source: Source, corpora: Path, version: str) -> list[str]:
+    """[what is asked for, what it was made from]; of a task, its first problems stand for all."""
     if source.task is None:
         origin: list[Any] = [(p.name, p.stat().st_size) for p in sorted(corpora.glob(source.files))]
     else:
         first = read(replace(source, count=min(source.count, _SAMPLE)), corpora)
         origin = [repr(document) for document in first]
     said = [source.files, source.kinds, source.keep, source.split, source.infill, source.count,
-            source.seed, origin, _FORMAT, version]  # fmt: skip
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+            source.seed, repr(source.ask), _FORMAT, version]  # fmt: skip
+    return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in (said, origin)]
+
+
+def _is_current(known: list[str] | None, mark: list[str], source: Source, corpora: Path) -> bool:
+    """Whether a shard holds what is asked for, as far as its origin can be seen from here."""
+    if known is None or known[0] != mark[0]:
+        return False
+    return known[1] == mark[1] or (source.task is None and not any(corpora.glob(source.files)))
 
 
 def _counted(documents: Iterable[Document], name: str, progress: Progress) -> Iterable[Document]:

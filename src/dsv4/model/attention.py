@@ -17,7 +17,7 @@ from dsv4.config import CSA, ModelConfig
 from dsv4.model.compressor import Compressor, all_entries
 from dsv4.model.indexer import Indexer, Question
 from dsv4.model.parameters import Linear, Norm
-from dsv4.model.rope import angles, frequencies
+from dsv4.model.rope import CPU, angles, frequencies
 from dsv4.model.state import LayerState
 from dsv4.numerics.activation import fake_quant_fp8
 from dsv4.numerics.policy import Numerics
@@ -75,7 +75,7 @@ class Attention(nn.Module):
             return y_BTD
         config, ratio = self.config, self.ratio
         T = x_BTD.shape[1]
-        omega = self.omega().to(x_BTD.device)
+        omega = self.omega(x_BTD.device)
         cos, sin = angles(omega, torch.arange(start, start + T, device=x_BTD.device))
         per_head = (cos[:, None], sin[:, None])
 
@@ -137,12 +137,12 @@ class Attention(nn.Module):
             ops.grouped_linear(o_BTGI, self.wo_a.weight, numerics), self.wo_b.weight, numerics
         )
 
-    def omega(self) -> Tensor:
+    def omega(self, device: torch.device = CPU) -> Tensor:
         """Angular frequencies of this layer's rotary table, `[R/2]`.
 
         A few dozen numbers: computing them keeps them out of the checkpoint.
         """
-        return frequencies(self.config, self.ratio)
+        return frequencies(self.config, self.ratio, device)
 
     def _round(self, kv: Tensor, numerics: Numerics) -> Tensor:
         """FP8 on the channels that are not rotated, as the serving cache stores them."""

@@ -37,6 +37,5 @@ def clip(trained: Mapping[str, Tensor], limit: float) -> float:
     square = torch.nn.utils.get_total_norm(parts).double().square()
     norm = float(add(square).sqrt())
     if norm > limit:
-        for part in parts:
-            part.mul_(limit / norm)
+        torch._foreach_mul_(parts, limit / norm)
     return norm

@@ -55,17 +55,17 @@ class LanguageModel(Protocol):
 class Losses:
     """Sums over the tokens of one micro-batch, and the load of every layer.
 
-    total: what is differentiated, already divided by the step's targets.
+    total: what is differentiated, already divided by the step's targets. The others are not.
     token, mtp: summed cross-entropies; targets, mtp_targets: how many tokens they sum over.
     balance: balance loss, mean over layers. load: layer -> tokens per expert [E].
     """
 
     total: Tensor
-    token: float
-    mtp: float
+    token: Tensor
+    mtp: Tensor
     targets: int
     mtp_targets: int
-    balance: float
+    balance: Tensor
     load: dict[int, Tensor]
 
 
@@ -101,11 +101,11 @@ def compute_losses(
     total = (token + mtp_weight * mtp) / max(targets, 1) + BALANCE_WEIGHT * balance * share
     return Losses(
         total,
-        float(token.detach()),
-        float(mtp.detach()),
+        token.detach(),
+        mtp.detach(),
         count,
         mtp_count,
-        float(balance.detach()),
+        balance.detach(),
         {number: expert_load(*layer) for number, layer in routed.items()},
     )
 
@@ -138,8 +138,9 @@ def balance_loss(routing: Routing, valid_BT: Tensor) -> Tensor:
 
 def expert_load(routing: Routing, valid_BT: Tensor) -> Tensor:
     """Tokens each expert received [E], padding not counted."""
-    chosen = routing.experts_NK[valid_BT.flatten()].flatten()
-    return torch.bincount(chosen, minlength=routing.scores_NE.shape[1])
+    counted_NK = valid_BT.flatten().long()[:, None].expand_as(routing.experts_NK)
+    load_E = counted_NK.new_zeros(routing.scores_NE.shape[1])
+    return load_E.scatter_add_(0, routing.experts_NK.flatten(), counted_NK.flatten())
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def means(done: Sequence[Loss]) -> dict[str, float]:
     weights: dict[str, float] = defaultdict(float)
     for loss in done:
         for name, (value, weight) in loss.sums.items():
-            sums[name] += value
+            sums[name] += float(value)
             weights[name] += weight
     names = sorted(sums)
     both = torch.tensor([[sums[n] for n in names], [weights[n] for n in names]]).double()
@@ -99,4 +99,7 @@ def sum_loads(done: Sequence[Loss]) -> dict[int, Tensor]:
 
 def overload(load: Mapping[int, Tensor]) -> dict[int, float]:
     """Layer -> load of its busiest expert over the mean."""
-    return {layer: float(n.max() / n.float().mean()) for layer, n in load.items()}
+    if not load:
+        return {}
+    counts = torch.stack(list(load.values())).float()
+    return dict(zip(load, (counts.amax(1) / counts.mean(1)).tolist(), strict=True))

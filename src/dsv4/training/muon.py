@@ -84,19 +84,22 @@ class Muon:
 
     def _update(self, names: Sequence[str], pieces: Sequence[int], lr: float) -> None:
         """Update parameters of one form."""
-        directions = [self._direction(name) for name in names]
+        directions = self._directions(names)
         mine = parallel.wholes(directions)[parallel.rank() :: parallel.size()]
         changes = parallel.own_parts(self._orthogonalised(mine, pieces), directions)
-        for name, change in zip(names, changes, strict=True):
-            parameter = parallel.own_part(self._parameters[name])
-            parameter.mul_(1 - lr * self._decay).add_(change, alpha=-lr)
+        parameters = [parallel.own_part(self._parameters[name]) for name in names]
+        torch._foreach_mul_(parameters, 1 - lr * self._decay)
+        torch._foreach_add_(parameters, list(changes), alpha=-lr)
 
-    def _direction(self, name: str) -> Tensor:
-        """Moves the momentum on and looks one step ahead of it."""
-        gradient = self._parameters[name].grad
-        assert gradient is not None
-        moving = self.momenta[name].mul_(self._momentum).add_(gradient)
-        return moving.mul(self._momentum).add_(gradient)
+    def _directions(self, names: Sequence[str]) -> list[Tensor]:
+        """Moves the momenta on and looks one step ahead of them."""
+        gradients = [g for name in names if (g := self._parameters[name].grad) is not None]
+        momenta = [self.momenta[name] for name in names]
+        torch._foreach_mul_(momenta, self._momentum)
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_mul(momenta, self._momentum)
+        torch._foreach_add_(ahead, gradients)
+        return list(ahead)
 
     def _orthogonalised(self, directions_KNM: Tensor, pieces: Sequence[int]) -> Tensor:
         """The updates that a stack of directions leads to, piece by piece."""

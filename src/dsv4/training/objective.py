@@ -43,8 +43,9 @@ from dsv4.data.batches import Position
 B = TypeVar("B")
 """A micro-batch: what `next` makes and `loss` reads; the loop never looks inside."""
 
-Sums = Mapping[str, tuple[float, float]]
-"""Metric name -> (sum, weight)."""
+Sums = Mapping[str, tuple[float | Tensor, float]]
+"""Metric name -> (sum, weight). A sum may stay a scalar on its device until the step is done, so
+that nobody waits for it before the backward pass."""
 
 
 @dataclass(frozen=True)

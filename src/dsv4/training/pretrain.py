@@ -36,22 +36,28 @@ class Trained:
     finished: bool
 
 
-def train(
-    config: TrainConfig,
-    *,
-    report: Report = lambda record: None,
-    status: Status = lambda line: None,
-) -> Trained:
-    """Run (or resume) pre-training in `config.out`; returns the model as far as it got.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that is ready to begin: the architecture fitted to the tokenizer, and its documents.
 
-    `report` gets every metrics record, `status` a line per step of the preparation. Raises
-    DataError for unreadable corpora, CheckpointError for a damaged run folder, UsageError if the
+    canonical: the canonical id of every token, for an Engram; empty without one.
+    """
+
+    config: TrainConfig
+    mix: Mix
+    heldout: tuple[Shard, ...]
+    canonical: list[int]
+
+
+def prepare(config: TrainConfig, status: Status = lambda line: None) -> Prepared:
+    """Make (or find) the tokenizer and the token shards in `config.out`.
+
+    `status` gets a line per step. Raises DataError for unreadable corpora, UsageError if the
     tokenizer has more tokens than the model.
     """
     tokenizer_path = prepare_tokenizer(config, status)
     tokenizer = Tokenizer.from_file(tokenizer_path)
     canonical = tokenizer.canonical_ids(config.model.vocab_size) if config.model.engram else []
-    config = replace(config, model=fit_engram(config.model, canonical))
 
     def shards(sources: tuple[Source, ...], corpora: Path, name: str) -> tuple[Shard, ...]:
         status(f"tokenising {name}")
@@ -72,10 +78,27 @@ def train(
         tuple(source.epochs for source in config.sources),
     )
     held = shards(config.heldout, config.heldout_folder or config.corpora, "heldout")
+    fitted = replace(config, model=fit_engram(config.model, canonical))
+    return Prepared(fitted, mix, held, canonical)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    report: Report = lambda record: None,
+    status: Status = lambda line: None,
+) -> Trained:
+    """Run (or resume) pre-training in `config.out`; returns the model as far as it got.
+
+    `report` gets every metrics record, `status` a line per step of the preparation. Raises what
+    `prepare` does, and CheckpointError for a damaged run folder.
+    """
+    prepared = prepare(config, status)
+    config = prepared.config
     model = initial_model(config.model, config.init, config.seed, status)
     if model.ngrams is not None:
-        set_token_map(model, canonical)
-    return train_on(model, mix, held, config, report, status)
+        set_token_map(model, prepared.canonical)
+    return train_on(model, prepared.mix, prepared.heldout, config, report, status)
 
 
 def train_on(

@@ -9,7 +9,8 @@ step.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,35 @@ def rounded_weights(model: nn.Module, formats: Mapping[str, Format]) -> Iterator
 
     Gradients computed inside belong to the rounded values and are applied to the originals.
     """
-    masters: list[tuple[Tensor, Tensor]] = []
-    for name, parameter in model.named_parameters():
-        form = formats.get(name)
-        if form is not None:
-            masters.append((parameter, parameter.clone()))
-            parameter.copy_(quantize(parameter, form).dequantize())
+    chosen = [(p, formats[name]) for name, p in model.named_parameters() if name in formats]
+    parameters: list[Tensor] = [parameter for parameter, _ in chosen]
+    masters = [parameter.clone() for parameter in parameters]
+    for alike in _alike(chosen):
+        stacked = quantize(torch.cat(alike.parameters), alike.form).dequantize()
+        torch._foreach_copy_(alike.parameters, stacked.split(alike.rows))
     try:
         with torch.enable_grad():
             yield
     finally:
-        for rounded, master in masters:
-            rounded.copy_(master)
+        torch._foreach_copy_(parameters, masters)
+
+
+@dataclass
+class _Alike:
+    """Parameters that can be rounded below each other: no block of scales holds two of them."""
+
+    form: Format
+    parameters: list[Tensor]
+
+    @property
+    def rows(self) -> list[int]:
+        return [len(parameter) for parameter in self.parameters]
+
+
+def _alike(chosen: Sequence[tuple[Tensor, Format]]) -> list[_Alike]:
+    groups: dict[tuple[Format, int, int], _Alike] = {}
+    for number, (parameter, form) in enumerate(chosen):
+        whole = form.block[0] == 1 or len(parameter) % form.block[0] == 0
+        key = (form, parameter.shape[1], -1 if whole else number)
+        groups.setdefault(key, _Alike(form, [])).parameters.append(parameter)
+    return list(groups.values())

@@ -27,8 +27,8 @@ def test_a_scale_is_a_consistent_run(name):
     for schedule in (scale.pretrain, scale.tune):
         assert 0 < schedule.warmup < schedule.steps
     assert scale.tune.indexer_steps > 0
-    assert scale.batch_tokens % scale.max_length == 0
-    assert all(length <= scale.max_length for _, length in scale.pretrain.lengths)
+    assert all(scale.batch_tokens % length == 0 for length in scale.lengths)
+    assert all(length <= scale.lengths[0] for _, length in scale.pretrain.lengths)
 
 
 def test_the_processors_scale_is_the_preset():
@@ -38,7 +38,7 @@ def test_the_processors_scale_is_the_preset():
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_sources_of_a_mix_have_shards_of_their_own_and_none_is_held_out(scale):
     mix = runpy.run_path(str(RECIPES / "nano_mix.py"))
-    for sources in (mix["pretraining"](scale), mix["tuning"](scale)):
+    for sources in (mix["pretraining"](scale), mix["tuning"](scale, 4096)):
         names = [source.name for source in sources]
         assert len(set(names)) == len(names)
         assert all(source.licence and source.epochs > 0 for source in sources)

@@ -1,6 +1,7 @@
 """Attention in blocks of queries over whole sequences, compiled.
 
-Shapes: B rows, T positions, H heads, C head channels, N entries, L blocks of queries.
+Shapes: B rows, T positions, H heads, C head channels, N entries, L blocks of queries in a row,
+R = B L of them in all.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def attend(
             ratio=ratio,
             numerics=numerics,
         )
-    near = _near_mask(T // block, block, window, q_BTHC.device)
+    B, L = len(q_BTHC), T // block
+    near, edge = _near_masks(B, L, block, window, q_BTHC.device)
+    keys = _with_block_before(window_BSC, block)
     if entries_BNC is None or entries_BNC.shape[1] == 0:
-        return compiling.compiled(_attend_window)(q_BTHC, window_BSC, near, sink_H)
+        rows = q_BTHC.reshape(B * L, block, *q_BTHC.shape[2:])
+        return compiling.compiled(_attend_window)(rows, keys, near, edge, sink_H).view_as(q_BTHC)
     far = _far_mask(T, entries_BNC.shape[1], ratio, q_BTHC.device)
-    return compiling.compiled(_attend_entries)(q_BTHC, window_BSC, entries_BNC, near, far, sink_H)
+    run = compiling.compiled(_attend_entries, dynamic=compiling.varying(q_BTHC))
+    return run(q_BTHC, keys, entries_BNC, near, edge, far, sink_H)
 
 
 # Masks are added as numbers: comparing positions inside the compiled loops keeps them from being
@@ -58,13 +63,20 @@ def attend(
 
 
 @functools.lru_cache(maxsize=64)
-def _near_mask(L: int, block: int, window: int, device: torch.device) -> Tensor:
-    """0 or -inf [L, block, 1, 2 block]: which of the block before and its own a query sees."""
+def _near_masks(
+    B: int, L: int, block: int, window: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """0 or -inf: [block, 1, 2 block], which of the block before and its own a query sees;
+    [B L, 1, 1, 2 block], which of them there are (a row's first block has none before)."""
     place = torch.arange(block, device=device)[:, None] + block
-    other = torch.arange(2 * block, device=device)[None]
-    seen = (other <= place) & (other > place - window)
-    seen = seen & (torch.arange(L, device=device)[:, None, None] * block + other >= block)
-    return torch.zeros(seen.shape, device=device).masked_fill_(~seen, float("-inf"))[:, :, None]
+    other = torch.arange(2 * block, device=device)
+    unseen = (other > place) | (other <= place - window)
+    missing = (torch.arange(L, device=device) == 0)[:, None] & (other < block)
+    near, edge = (
+        torch.zeros(mask.shape, device=device).masked_fill_(mask, float("-inf"))
+        for mask in (unseen, missing.repeat(B, 1))
+    )
+    return near[:, None], edge[:, None, None]
 
 
 @functools.lru_cache(maxsize=64)
@@ -75,45 +87,51 @@ def _far_mask(T: int, N: int, ratio: int, device: torch.device) -> Tensor:
     return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None]
 
 
-def _window_scores(q: Tensor, kv: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Masked scores [B, L, block, H, 2 block] of L query blocks, and the keys they are of."""
-    block = near.shape[1]
-    B, T, H, C = q.shape
-    L = T // block
-    own = kv.view(B, L, block, C)
+def _with_block_before(kv: Tensor, block: int) -> Tensor:
+    """The keys [B L, 2 block, C] of L query blocks: those of the block before and their own."""
+    B, T, C = kv.shape
+    own = kv.view(B, T // block, block, C)
     before = F.pad(own[:, :-1], (0, 0, 0, 0, 1, 0))
-    keys = torch.cat((before, own), 2)
-    rows = q.reshape(B * L, block * H, C)
-    scores = torch.bmm(rows, keys.view(B * L, 2 * block, C).mT)
-    return scores.view(B, L, block, H, 2 * block).float() * C**-0.5 + near, keys
+    return torch.cat((before, own), 2).view(-1, 2 * block, C)
 
 
-def _attend_window(q: Tensor, kv: Tensor, near: Tensor, sink: Tensor) -> Tensor:
-    (B, T, H, C), block = q.shape, near.shape[1]
-    z, keys = _window_scores(q, kv, near)
+def _window_scores(q: Tensor, keys: Tensor, near: Tensor, edge: Tensor) -> Tensor:
+    """Masked scores [R, block, H, 2 block] of R query blocks."""
+    R, block, H, C = q.shape
+    scores = torch.bmm(q.reshape(R, block * H, C), keys.mT).view(R, block, H, 2 * block)
+    return scores.float() * C**-0.5 + near + edge
+
+
+def _attend_window(q: Tensor, keys: Tensor, near: Tensor, edge: Tensor, sink: Tensor) -> Tensor:
+    R, block, H, C = q.shape
+    z = _window_scores(q, keys, near, edge)
     peak = torch.maximum(z.amax(-1, keepdim=True), sink[:, None]).detach()
     p = torch.exp(z - peak)
     p = p * (p.sum(-1, keepdim=True) + torch.exp(sink[:, None] - peak)).reciprocal()
-    L = T // block
-    p = p.to(torch.bfloat16).view(B * L, block * H, 2 * block)
-    return torch.bmm(p, keys.view(B * L, 2 * block, C)).view(B, T, H, C)
+    return torch.bmm(p.to(torch.bfloat16).view(R, block * H, 2 * block), keys).view(R, block, H, C)
 
 
 def _attend_entries(
-    q: Tensor, kv: Tensor, entries: Tensor, near_mask: Tensor, far_mask: Tensor, sink: Tensor
+    q: Tensor,
+    keys: Tensor,
+    entries: Tensor,
+    near_mask: Tensor,
+    edge_mask: Tensor,
+    far_mask: Tensor,
+    sink: Tensor,
 ) -> Tensor:
-    (B, T, H, C), block = q.shape, near_mask.shape[1]
-    L, N = T // block, entries.shape[1]
-    z, keys = _window_scores(q, kv, near_mask)
+    (B, T, H, C), (R, two_blocks, _) = q.shape, keys.shape
+    block, N = two_blocks // 2, entries.shape[1]
+    z = _window_scores(q.reshape(R, block, H, C), keys, near_mask, edge_mask)
     far = torch.bmm(q.reshape(B, T * H, C), entries.mT).view(B, T, H, N).float() * C**-0.5
     far = far + far_mask
-    z = z.view(B, T, H, 2 * block)
+    z = z.view(B, T, H, two_blocks)
     peak = torch.maximum(z.amax(-1, keepdim=True), far.amax(-1, keepdim=True))
     peak = torch.maximum(peak, sink[:, None]).detach()
     p, far = torch.exp(z - peak), torch.exp(far - peak)
     total = p.sum(-1, keepdim=True) + far.sum(-1, keepdim=True) + torch.exp(sink[:, None] - peak)
     share = total.reciprocal()
-    p = (p * share).to(torch.bfloat16).view(B * L, block * H, 2 * block)
+    p = (p * share).to(torch.bfloat16).view(R, block * H, two_blocks)
     far = (far * share).to(torch.bfloat16).view(B, T * H, N)
-    near = torch.bmm(p, keys.view(B * L, 2 * block, C)).view(B, T, H, C)
+    near = torch.bmm(p, keys).view(B, T, H, C)
     return near + torch.bmm(far, entries).view(B, T, H, C)

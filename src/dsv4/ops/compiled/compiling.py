@@ -8,13 +8,21 @@ from typing import Any
 
 import torch
 import torch._dynamo
+from torch import Tensor
 
 
 @functools.cache
-def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], dynamic: bool | None = False) -> Callable[..., Any]:
     """The function compiled, by default anew for each of the few shapes of a run.
 
-    Rows times positions of a batch are constant, so ops on flattened rows see one shape.
+    Rows times positions of a batch are constant, so ops on flattened rows see one shape. None:
+    sizes that were seen to change become variables.
     """
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(function, dynamic=dynamic)
+
+
+def varying(x: Tensor) -> bool | None:
+    """How to compile what sees a new shape for every length of the rows: anew on a CPU, where
+    loops of known size are faster; with variables on a GPU, where compiling takes longest."""
+    return None if x.is_cuda else False

@@ -5,6 +5,7 @@ Shapes: `...` tokens (N when flattened), S residual streams, D channels, M = S*S
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,27 +49,41 @@ def coefficients(
 class _Sinkhorn(torch.autograd.Function):
     """Alternate normalisation of m [S, S, N], columns first and last, with its exact gradient.
 
-    With N innermost every step is a few vector operations over the tokens.
+    With N innermost every step is a few vector operations over the tokens. On a GPU launching
+    them takes longer than their arithmetic, so that all steps are one compiled function there.
     """
 
     @staticmethod
     def forward(ctx: Any, m_SSN: Tensor, rounds: int, eps: float) -> Tensor:
-        saved = []
-        for step in range(2 * rounds - 1):
-            total = m_SSN.sum(step % 2, keepdim=True).add_(eps).reciprocal_()
-            m_SSN = m_SSN * total
-            saved += [m_SSN, total]
-        ctx.save_for_backward(*saved)
-        return m_SSN
+        run = compiling.compiled(_normalise) if m_SSN.is_cuda else _normalise
+        steps = run(m_SSN, rounds, eps)
+        ctx.save_for_backward(*steps)
+        last: Tensor = steps[-2]
+        return last
 
     @staticmethod
     def backward(ctx: Any, grad_SSN: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        saved = ctx.saved_tensors
-        back = compiling.compiled(_step_back)
-        for step in reversed(range(len(saved) // 2)):
-            after, total = saved[2 * step], saved[2 * step + 1]
-            grad_SSN = back(grad_SSN, after, total, step % 2)
-        return grad_SSN, None, None
+        steps = ctx.saved_tensors
+        if grad_SSN.is_cuda:
+            return compiling.compiled(_back)(grad_SSN, steps, _step_back), None, None
+        return _back(grad_SSN, steps, compiling.compiled(_step_back)), None, None
+
+
+def _normalise(m: Tensor, rounds: int, eps: float) -> list[Tensor]:
+    """What every step leaves: m, and the reciprocals of the sums it was divided by."""
+    steps = []
+    for step in range(2 * rounds - 1):
+        total = (m.sum(step % 2, keepdim=True) + eps).reciprocal()
+        m = m * total
+        steps += [m, total]
+    return steps
+
+
+def _back(grad: Tensor, steps: Sequence[Tensor], step_back: Callable[..., Tensor]) -> Tensor:
+    """The gradient before all steps."""
+    for step in reversed(range(len(steps) // 2)):
+        grad = step_back(grad, steps[2 * step], steps[2 * step + 1], step % 2)
+    return grad
 
 
 def _step_back(grad: Tensor, after: Tensor, total: Tensor, dim: int) -> Tensor:

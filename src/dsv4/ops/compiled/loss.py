@@ -1,7 +1,8 @@
-"""The loss in pieces: the logits of a thousand tokens at a time, turned into gradients at once.
+"""The loss in pieces: the logits of some tokens at a time, turned into gradients at once.
 
 The logits of a batch take more memory than everything else together, and writing and reading them
-several times more than half of the time. Here they live in a buffer that stays in the cache.
+several times more than half of the time. Here they live in a buffer that stays in the cache of a
+processor; on a GPU a piece is as large as it takes to be busy.
 
 Shapes: N predicted tokens, C tokens of a piece, D hidden channels, V vocabulary.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 from dsv4.numerics.policy import Numerics
 from dsv4.ops.compiled import compiling
 
-_PIECE = 1024
+_PIECE, _GPU_PIECE = 1024, 16384
 
 
 def head_loss(x_ND: Tensor, head_VD: Tensor, wanted_N: Tensor, numerics: Numerics) -> Tensor:
@@ -35,9 +36,10 @@ class _HeadLoss(torch.autograd.Function):
         dx_ND = torch.empty(x_ND.shape, dtype=torch.bfloat16, device=x_ND.device)
         dw_VD = torch.zeros(head_VD.shape, device=x_ND.device)
         needed = any(ctx.needs_input_grad)
-        for start in range(0, x_ND.shape[0], _PIECE):
-            x_CD = x_ND[start : start + _PIECE].to(torch.bfloat16)
-            wanted_C = wanted_N[start : start + _PIECE]
+        size = _GPU_PIECE if x_ND.is_cuda else _PIECE
+        for start in range(0, x_ND.shape[0], size):
+            x_CD = x_ND[start : start + size].to(torch.bfloat16)
+            wanted_C = wanted_N[start : start + size]
             logits_CV = x_CD @ head.T
             place_C = torch.arange(len(wanted_C), device=x_ND.device)
             reached_C = logits_CV[place_C, wanted_C].float()
@@ -45,7 +47,7 @@ class _HeadLoss(torch.autograd.Function):
             total += (log_sum_C - reached_C).sum()
             if needed:
                 slope_CV[place_C, wanted_C] -= 1
-                torch.mm(slope_CV, head, out=dx_ND[start : start + _PIECE])
+                torch.mm(slope_CV, head, out=dx_ND[start : start + size])
                 dw_VD += slope_CV.T @ x_CD
         ctx.save_for_backward(dx_ND, dw_VD)
         return total

@@ -32,25 +32,28 @@ def mixture(
     E = len(matrices)
     flat = experts_NK.flatten()
     order = flat.argsort(stable=True)
-    count_E = torch.bincount(flat, minlength=E)
+    count_E = torch.zeros(E, dtype=torch.int64, device=flat.device)
+    count_E.scatter_add_(0, flat, torch.ones_like(flat))
     room_E = -(-count_E // _ROWS) * _ROWS
-    first_E = room_E.cumsum(0) - room_E
+    # How much room there is must not be asked of a GPU: it would wait for the answer.
+    P = N * K + E * _ROWS if flat.is_cuda else int(room_E.sum())
+    end_E = room_E.cumsum(0)
+    first_E = end_E - room_E
+    end_E[-1] = P  # the last expert computes the room that nobody needs
     number = torch.arange(N * K, device=flat.device)
-    rank = number - (count_E.cumsum(0) - count_E)[flat[order]]
     place = torch.empty_like(order)
-    place[order] = first_E[flat[order]] + rank
-    rooms = room_E.tolist()
-    source = torch.zeros(sum(rooms), dtype=torch.int64, device=flat.device)
+    place[order] = first_E[flat[order]] + number - (count_E.cumsum(0) - count_E)[flat[order]]
+    source = torch.zeros(P, dtype=torch.int64, device=flat.device)
     source[place] = number // K
-    weight_P = torch.zeros(sum(rooms), device=flat.device).index_put((place,), weights_NK.flatten())
+    weight_P = torch.zeros(P, device=flat.device).index_put((place,), weights_NK.flatten())
     up_EFI = torch.stack([torch.cat((w1, w3)) for w1, w3, _ in matrices]).to(torch.bfloat16)
     down_EDF = torch.stack([w2 for _, _, w2 in matrices]).to(torch.bfloat16)
-    x_PD = x_ND.to(torch.bfloat16).index_select(0, source)
-    both_P2F = _GroupedProduct.apply(x_PD, up_EFI, rooms)
-    y_PD = _GroupedProduct.apply(
-        compiling.compiled(_activate, dynamic=True)(both_P2F, weight_P, limit), down_EDF, rooms
-    )
-    return y_PD.index_select(0, place).view(N, K, -1).float().sum(1)
+    x_PD = _Spread.apply(x_ND.to(torch.bfloat16), source, place)
+    end_E = end_E.to(torch.int32)
+    both_P2F = _GroupedProduct.apply(x_PD, up_EFI, end_E)
+    hidden_PF = compiling.compiled(_activate, dynamic=True)(both_P2F, weight_P, limit)
+    y_PD = _GroupedProduct.apply(hidden_PF, down_EDF, end_E)
+    return _Collected.apply(y_PD, place).view(N, K, -1).float().sum(1)
 
 
 def swiglu(
@@ -76,34 +79,49 @@ def _activate(both: Tensor, weight: Tensor, limit: float) -> Tensor:
     return (hidden * weight[:, None]).to(torch.bfloat16)
 
 
-class _GroupedProduct(torch.autograd.Function):
-    """y[s] = x[s] W_e^T for the segment s of every expert e; segments partition the rows."""
+class _Spread(torch.autograd.Function):
+    """x[source]: a token's row at every place where an expert reads it; others get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x_PI: Tensor, w_EOI: Tensor, counts: list[int]) -> Tensor:
-        ctx.save_for_backward(x_PI, w_EOI)
-        ctx.counts = counts
-        y_PO = x_PI.new_empty(x_PI.shape[0], w_EOI.shape[1])
-        for x, w, y in zip(x_PI.split(counts), w_EOI, y_PO.split(counts), strict=True):
-            if len(x):
-                torch.mm(x, w.T, out=y)
-        return y_PO
+    def forward(ctx: Any, x_ND: Tensor, source_P: Tensor, place_X: Tensor) -> Tensor:
+        ctx.save_for_backward(place_X)
+        ctx.tokens = len(x_ND)
+        return x_ND.index_select(0, source_P)
+
+    @staticmethod
+    def backward(ctx: Any, grad_PD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (place_X,) = ctx.saved_tensors
+        rows = grad_PD.index_select(0, place_X).view(ctx.tokens, -1, grad_PD.shape[1])
+        return rows.sum(1, dtype=torch.float32).to(grad_PD.dtype), None, None
+
+
+class _Collected(torch.autograd.Function):
+    """y[place], where no place comes twice."""
+
+    @staticmethod
+    def forward(ctx: Any, y_PD: Tensor, place_X: Tensor) -> Tensor:
+        ctx.save_for_backward(place_X)
+        ctx.rows = len(y_PD)
+        return y_PD.index_select(0, place_X)
+
+    @staticmethod
+    def backward(ctx: Any, grad_XD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (place_X,) = ctx.saved_tensors
+        grad_PD = grad_XD.new_zeros(ctx.rows, grad_XD.shape[1])
+        return grad_PD.index_copy_(0, place_X, grad_XD), None
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """y[s] = x[s] W_e^T for the segment s of every expert e; segment e ends before row end[e]."""
+
+    @staticmethod
+    def forward(ctx: Any, x_PI: Tensor, w_EOI: Tensor, end_E: Tensor) -> Tensor:
+        ctx.save_for_backward(x_PI, w_EOI, end_E)
+        return F.grouped_mm(x_PI, w_EOI.mT, offs=end_E)
 
     @staticmethod
     def backward(ctx: Any, dy_PO: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        x_PI, w_EOI = ctx.saved_tensors
-        dx_PI, dw_EOI = torch.empty_like(x_PI), torch.zeros_like(w_EOI)
+        x_PI, w_EOI, end_E = ctx.saved_tensors
         dy_PO = dy_PO.contiguous()
-        parts = zip(
-            x_PI.split(ctx.counts),
-            w_EOI,
-            dy_PO.split(ctx.counts),
-            dx_PI.split(ctx.counts),
-            dw_EOI,
-            strict=True,
-        )
-        for x, w, dy, dx, dw in parts:
-            if len(x):
-                torch.mm(dy, w, out=dx)
-                torch.mm(dy.T, x, out=dw)
-        return dx_PI, dw_EOI, None
+        dx_PI = F.grouped_mm(dy_PO, w_EOI, offs=end_E)
+        return dx_PI, F.grouped_mm(dy_PO.mT, x_PI, offs=end_E), None

@@ -75,7 +75,7 @@ class Attention(nn.Module):
             return y_BTD
         config, ratio = self.config, self.ratio
         T = x_BTD.shape[1]
-        omega = self.omega().to(x_BTD.device)
+        omega = self.omega().to(x_BTD.device, non_blocking=True)
         cos, sin = angles(omega, torch.arange(start, start + T, device=x_BTD.device))
         per_head = (cos[:, None], sin[:, None])
 

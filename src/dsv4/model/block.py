@@ -7,7 +7,8 @@ Shapes: B batch, T tokens, S residual streams, D hidden channels, M mixing coeff
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -64,10 +65,26 @@ class Block(nn.Module):
         inputs = (streams_BTSD, ids_BT, start, state, numerics, ticket)
         if not (self.recompute and torch.is_grad_enabled()):
             return self._compute(*inputs)
+        asked = self.attn.observer is not None
         again: tuple[Tensor, Routing] = checkpoint(
-            self._compute, *inputs, use_reentrant=False, preserve_rng_state=False
+            self._compute,
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (contextlib.nullcontext(), self._recomputing(asked)),
         )
         return again
+
+    @contextlib.contextmanager
+    def _recomputing(self, asked: bool) -> Iterator[None]:
+        """Have attention ask its indexer where the forward pass did, whoever observes it now:
+        both have to compute the same."""
+        observer = self.attn.observer
+        self.attn.observer = (lambda reading: None) if asked else None
+        try:
+            yield
+        finally:
+            self.attn.observer = observer
 
     def _compute(
         self,

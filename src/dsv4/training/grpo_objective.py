@@ -92,9 +92,9 @@ class GrpoObjective(Objective[RatedBatch]):
 
     def routes(self, batches: Sequence[RatedBatch]) -> list[Route]:
         """What computed the samples: a gradient is to belong to what was sampled."""
-        device, hashed = self._model.head.weight.device, self._model.config.num_hash_layers
+        hashed = self._model.config.num_hash_layers
         return [
-            tuple(experts.flatten(0, 1).to(device) for experts in batch.answers.experts[hashed:])
+            tuple(experts.flatten(0, 1) for experts in batch.answers.experts[hashed:])
             for batch in batches
         ]
 

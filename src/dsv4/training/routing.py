@@ -56,7 +56,8 @@ def given_routing(model: nn.Module, route: Sequence[Tensor]) -> Iterator[None]:
 
     def give(experts_NK: Tensor, gate: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x_ND, ids_N, numerics, *_ = args
-        return x_ND, ids_N, numerics, experts_NK
+        # Routes out of a checkpoint, or out of rollouts, are on the CPU.
+        return x_ND, ids_N, numerics, experts_NK.to(x_ND.device)
 
     hooks = [
         gate.register_forward_pre_hook(functools.partial(give, experts_NK))

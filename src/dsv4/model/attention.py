@@ -99,7 +99,8 @@ class Attention(nn.Module):
             part = state.compressor if state is not None else None
             new = self._round(self.compressor(x_BTD, omega, start, part, numerics), numerics)
             entries_BNC = all_entries(new, start // ratio, part)
-        if self.indexer is not None:
+        asked = state is not None or not self.dense or self.observer is not None
+        if self.indexer is not None and asked:
             part = state.indexer if state is not None else None
             keys_BNI = self.indexer.keys(x_BTD, omega, start, part, numerics)
             selective = not self.dense and keys_BNI.shape[1] > self.indexer.topk

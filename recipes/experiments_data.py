@@ -5,8 +5,8 @@ A recall list gives keys and values, then keys again, in any order:
     See lamp red, bear blue, fork green, ... fork green, lamp red, ...
 
 so that the values after the first of each can only be known by looking back. Keys, values and
-their pairs are drawn anew for every list; a held-out list is one that was not trained on. A third
-of the tokens of a list to train on are such values, where a conversation has one answer in
+their pairs are drawn anew for every list; a held-out list is one that was not trained on. Of a
+list only values are learned, a third of its tokens, where a conversation has one answer in
 hundreds: what is to be compared is who can look back, not who has learned to read a question.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from experiments_arms import VOCABULARY
 
 from dsv4.data.corpora import Source, read
@@ -90,6 +91,7 @@ def prepare(out: Path, corpora: Path, lists: int = LISTS) -> None:
     for source in (*MIX, *HELDOUT):
         folder = folders.get(source.name, corpora)
         build_shards((source,), folder, tokenizer, VOCABULARY, out / "shards", version=version)
+    learn_values(out / "shards", tokenizer)
     (made / "lists.jsonl").unlink()
     made.rmdir()
     needles = {
@@ -124,6 +126,13 @@ def load(out: Path) -> Prepared:
         needles,
         contents["canonical"],
     )
+
+
+def learn_values(shards: Path, tokenizer: Tokenizer) -> None:
+    """Let the loss mask of the lists be true for values alone: keys can not be foreseen."""
+    values = [token for colour in COLOURS for token in tokenizer.encode(f" {colour}")]
+    mask = np.packbits(np.isin(open_shard(shards, "lists").tokens, values))
+    np.save(shards / "lists.learned.npy", mask)
 
 
 def training_list(rng: Random) -> list[str]:

@@ -67,7 +67,7 @@ def run(task: Task) -> dict[str, Any]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=task.scratch) as folder:
         settings = run_config(arm, task, Path(folder))
-        mix = Mix(prepared.mix, tuple(source.epochs for source in MIX))
+        mix = Mix(prepared.mix, tuple(source.epochs for source in MIX), masked=True)
         trained = train_on(
             model, mix, prepared.heldout, settings, lambda record: None, lambda line: None
         )

@@ -129,6 +129,21 @@ def test_values_of_a_needle_are_where_it_says(out):
             assert [f"{value}," for value in found] == [told[key] for key in asked]
 
 
+def test_of_lists_only_values_are_learned(out):
+    from experiments_data import PAIRS_OF_A_LIST, load
+
+    from dsv4.encoding.tokenizer import Tokenizer
+    from dsv4.tasks.words import COLOURS
+
+    tokenizer = Tokenizer.from_file(out / "tokenizer.json")
+    lists = load(out).mix[1]
+    assert lists.name == "lists"
+    for start, end in zip(lists.offsets[:3].tolist(), lists.offsets[1:4].tolist(), strict=True):
+        learned = lists.tokens[start:end][lists.mask(start, end - start)].tolist()
+        words = [tokenizer.decode([token]).strip() for token in learned]
+        assert len(words) == PAIRS_OF_A_LIST and set(words) <= set(COLOURS)
+
+
 class Copyist:
     """A model that says what the list said: after a key, the token after its first place."""
 

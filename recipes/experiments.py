@@ -1,7 +1,14 @@
-"""Does each part of V4 help at a scale that two cores can repeat? The arms, the runs, the table.
+"""Does each part of V4 help at a scale that anybody can repeat? The arms, the runs, the table.
 
-    python recipes/experiments.py run runs/parts --corpora CORPORA        # resumes where it stopped
-    python recipes/experiments.py table runs/parts                        # Markdown on stdout
+    python recipes/experiments.py prepare runs/parts --corpora CORPORA
+    python recipes/experiments.py run runs/parts --device cuda --jobs 14 --minutes 4
+    python recipes/experiments.py table runs/parts                  # Markdown on stdout
+    python recipes/experiments.py plot runs/parts parts.png
+
+`prepare` makes all that runs read, some megabytes that can be copied to another machine. `run`
+resumes: runs that have a result are not made again. Without `--steps` it first measures the
+speed of every arm while the machine is as busy as it will be, then takes as many steps as fit
+into `--minutes`.
 
 Every arm is trained from scratch on the same batches for the same number of tokens, once per seed
 (seeds change weights and order). Differences are taken seed by seed against the arm's partner;
@@ -11,271 +18,193 @@ an interval that excludes 0 is called significant, others are not.
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
-import math
+import os
+import signal
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
+from typing import Any
 
-import torch
+from experiments_arms import ARMS
+from experiments_data import LISTS, load, prepare
+from experiments_plot import plot
+from experiments_pool import Outcome, Pool
+from experiments_run import Task, dumped, run
+from experiments_table import read_results, table
 
-from dsv4.config import CSA, HCA, SWA, ModelConfig
-from dsv4.data.batches import Mix
-from dsv4.data.corpora import Source
-from dsv4.data.shards import Shard, build_shards, digest
-from dsv4.encoding.tokenizer import Tokenizer
-from dsv4.engram import EngramConfig
-from dsv4.model.transformer import Transformer
-from dsv4.model.weights import set_weight
-from dsv4.tasks import registry
-from dsv4.tasks.problem import Ask
-from dsv4.training import Schedule, TrainConfig
-from dsv4.training.initial import initial_model
-from dsv4.training.optimizer import OptimizerSettings
-from dsv4.training.pretrain import prepare_tokenizer, train_on
+from dsv4.errors import Dsv4Error
 
-LLAMA = "MIT (text generated with Llama 3.1)"
-SYNTH = "synth_instruct/*.jsonl.xz"
-MIX = (
-    Source("tales", SYNTH, 1, LLAMA, ("child", "bedtime"), keep=0.5),
-    Source("recall", "tasks:recall", 1, "this project", count=6000, seed=1),
-    Source("memory", "tasks:memory", 1, "this project", count=3000, seed=1),
-)
-HELDOUT = (Source("tales", "heldout_snakes.jsonl.xz", 1, LLAMA, ("child", "bedtime")),)
-NEEDLES, NEEDLE_WORDS = 100, 150
-"""Held-out recall problems per run, and the words of text around what is to be found."""
+TRIAL_STEPS = 16
+SHARE = 0.85
+"""Of the time that is left, what is planned for: later steps may be slower than the trial's."""
 
-BASE = ModelConfig(
-    vocab_size=2048,
-    hidden_size=128,
-    moe_intermediate_size=64,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    head_dim=64,
-    qk_rope_head_dim=32,
-    q_lora_rank=64,
-    o_groups=2,
-    o_lora_rank=64,
-    index_n_heads=4,
-    index_head_dim=64,
-    index_topk=32,
-    n_routed_experts=8,
-    num_experts_per_tok=2,
-    routed_scaling_factor=1.5,
-    compress_ratios=(SWA, CSA, HCA, CSA, SWA),
-    num_hash_layers=2,
-    sliding_window=32,
-    max_position_embeddings=4096,
-)
-MEMORY = EngramConfig((1,), 3, 2, 32, 2048, 2048)
+GRACE = 1.15
+"""Runs under way are ended at this multiple of the minutes."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to build or train the model. partner: the arm it is compared with."""
-
-    what: str
-    model: ModelConfig
-    partner: str = "base"
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    mtp: float = 0.3
-    lr: float = 4e-3
-    prepare: Callable[[Transformer], None] | None = None
-
-
-def plain_residual(model: Transformer) -> None:
-    """One stream, read as it is and added to with weight 1: freeze the connections there."""
-    for name, parameter in model.named_parameters():
-        if ".hc_" in name or name.startswith("hc_"):
-            parameter.data.zero_()
-            parameter.requires_grad_(False)
-
-
-ARMS = {
-    "base": Arm("CSA and HCA, mHC, Muon, two hash layers, MTP, no Engram", BASE),
-    "full-attention": Arm(
-        "every layer attends to all earlier tokens",
-        replace(BASE, compress_ratios=(SWA,) * 5, sliding_window=512),
-    ),
-    "residual": Arm(
-        "a plain residual stream instead of mHC", replace(BASE, hc_mult=1), prepare=plain_residual
-    ),
-    "adamw": Arm(
-        "AdamW for all matrices (rate 2e-3)",
-        BASE,
-        optimizer=OptimizerSettings(matrices="adamw"),
-        lr=2e-3,
-    ),
-    "learned-routing": Arm("learned routing in all layers", replace(BASE, num_hash_layers=0)),
-    "no-mtp": Arm("no MTP loss", BASE, mtp=0.0),
-    "engram": Arm("Engram in layer 1", replace(BASE, engram=MEMORY)),
-    "more-experts": Arm(
-        "as many parameters as `engram`, in 12 experts instead of 8",
-        replace(BASE, n_routed_experts=12),
-        partner="engram",
-    ),
-    "engram-one-row": Arm(
-        "Engram whose table has one row per hash",
-        replace(BASE, engram=replace(MEMORY, vocab_size=1)),
-        partner="engram",
-    ),
-}
-
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
-"""Half-width of a 95 % interval in standard errors, by number of seeds (Student, n - 1)."""
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--corpora", type=Path)
-    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    args = parser.parse_args()
-    if args.what == "table":
-        print(table(read_results(args.out)))
-        return
-    if args.corpora is None:
-        parser.error("run needs --corpora")
-    for seed in range(args.seeds):  # one seed of every arm before the next: early tables are fair
-        for name in args.arms:
-            if (name, seed) not in {(r["arm"], r["seed"]) for r in read_results(args.out)}:
-                result = run(name, seed, args)
-                with (args.out / "results.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(result) + "\n")
-                print(json.dumps(result), flush=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("prepare", "run", "table", "plot"):
+        command = commands.add_parser(name)
+        command.add_argument("out", type=Path)
+        if name == "prepare":
+            command.add_argument("--corpora", type=Path, required=True)
+            command.add_argument("--lists", type=int, default=LISTS)
+        elif name == "run":
+            _add_run_options(command)
+        elif name == "plot":
+            command.add_argument("image", type=Path)
+    args = parser.parse_args(arguments)
+    try:
+        if args.command == "prepare":
+            prepare(args.out, args.corpora, args.lists)
+        elif args.command == "table":
+            print(table(read_results(args.out)))
+        elif args.command == "plot":
+            plot(args.out, args.image)
+        else:
+            if args.steps is None and args.minutes is None and not read_results(args.out):
+                parser.error("run needs --steps or --minutes")
+            return run_all(args)
+    except Dsv4Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
-def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, object]:
-    """Train one arm with one seed and measure it."""
-    arm = ARMS[name]
-    config = TrainConfig(
-        model=arm.model,
-        sources=MIX,
-        corpora=args.corpora,
-        out=args.out / name / str(seed),
-        schedule=Schedule(
-            args.steps, lr=arm.lr, warmup=20, decay=0.4, mtp=(arm.mtp, arm.mtp), dense=1.0
-        ),
-        batch_tokens=4096,
-        max_length=512,
-        seed=seed,
-        bias_speed=0.01,
-        precision=args.precision,
-        optimizer=arm.optimizer,
-        eval_every=args.steps,
-        checkpoint_every=args.steps,
-    )
-    path = prepare_tokenizer(replace(config, out=args.out))
-    tokenizer = Tokenizer.from_file(path, BASE.vocab_size)
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu")
+    command.add_argument("--jobs", type=int, default=2, help="runs beside each other")
+    command.add_argument("--steps", type=int, help="default: as many as fit into --minutes")
+    command.add_argument("--batch-tokens", type=int, default=8192)
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
+    command.add_argument("--minutes", type=float, help="begin no run after this time")
 
-    def shards(sources: tuple[Source, ...], folder: Path, out: Path) -> tuple[Shard, ...]:
-        version = digest(path)
-        return tuple(
-            build_shards(sources, folder, tokenizer, BASE.vocab_size, out, version=version)
-        )
 
-    mix = Mix(shards(MIX, args.corpora, args.out / "shards"), tuple(s.epochs for s in MIX))
-    heldout = shards(HELDOUT, args.corpora.parent / "eval", args.out / "heldout")
-    model = initial_model(arm.model, None, seed)
-    if model.ngrams is not None:
-        canonical = tokenizer.canonical_ids(BASE.vocab_size)
-        set_weight(model, "ngrams.token_map", torch.tensor(canonical))
-    if arm.prepare is not None:
-        arm.prepare(model)
+def run_all(args: argparse.Namespace) -> int:
+    """Make the runs that have no result yet; returns 0 if all of them have one then."""
     began = time.monotonic()
-    trained = train_on(model, mix, heldout, config, lambda record: None, print)
-    seconds = time.monotonic() - began
-    metrics = (config.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(metrics[-1])
-    return {
-        "arm": name,
-        "seed": seed,
-        "tokens": last["tokens"],
-        "loss": last["validation_loss"],
-        "needles": needle_accuracy(trained.model, tokenizer),
-        "parameters": sum(p.numel() for p in trained.model.parameters()),
-        "kv_bytes_per_token": kv_bytes(arm.model),
-        "seconds": round(seconds),
-    }
+    until = kill = float("inf")
+    if args.minutes is not None:
+        until, kill = began + 60 * args.minutes, began + 60 * args.minutes * GRACE
+    load(args.out)
+    results = read_results(args.out)
+    known = {(r["arm"], r["seed"]) for r in results}
+    # One seed of every arm before the next: tables of unfinished experiments are fair.
+    order = [(arm, seed) for seed in range(args.seeds) for arm in args.arms]
+    order = [pair for pair in order if pair not in known]
+    if not order:
+        return 0
+    jobs = min(args.jobs, len(order))
+    steps = args.steps or (_settings(args.out)["steps"] if results else None)
+    if steps is not None:
+        _keep_settings(args.out, steps, args.batch_tokens)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are ended too
+    with tempfile.TemporaryDirectory() as scratch, Pool(run, jobs) as pool:
+
+        def task(arm: str, seed: int, steps: int) -> Task:
+            return Task(
+                arm, seed, steps, args.batch_tokens, args.device, jobs, args.out, Path(scratch)
+            )
+
+        if steps is None:
+            names = [arm for arm, _ in order]
+            tried = list(dict.fromkeys(names))
+            trials = [
+                task(tried[i % len(tried)], i, TRIAL_STEPS) for i in range(max(jobs, len(tried)))
+            ]
+            speeds = measure(pool, trials, until, kill)
+            left = until - time.monotonic()
+            steps = fitting_steps([speeds[arm] for arm in names], jobs, left)
+            print(f"{time.monotonic() - began:.0f} s: {steps} steps fit", flush=True)
+            _keep_settings(args.out, steps, args.batch_tokens)
+        failed, done = 0, 0
+        for outcome in pool.outcomes([task(*pair, steps) for pair in order], until, kill):
+            done += not outcome.error
+            failed += bool(outcome.error)
+            _keep(args.out, outcome, f"{done + failed}/{len(order)}", time.monotonic() - began)
+    left = len(order) - done
+    if left:
+        print(f"{left} runs are missing ({failed} failed); run again to make them", flush=True)
+    return int(left > 0)
 
 
-@torch.no_grad()
-def needle_accuracy(model: Transformer, tokenizer: Tokenizer) -> float:
-    """Share of held-out recall problems whose every answer token is the most probable one."""
-    right = 0
-    ask = Ask(words=NEEDLE_WORDS, effort="off")
-    for problem in registry.problems("recall", NEEDLES, seed=7, split="heldout", ask=ask):
-        prompt = tokenizer.encode_prompt(problem.prompt())
-        answer = tokenizer.encode_prompt(problem.answer())
-        logits_BTV = model(torch.tensor([prompt + answer])).logits_BTV
-        guesses = logits_BTV[0, len(prompt) - 1 : -1].argmax(-1).tolist()
-        right += guesses == answer
-    return right / NEEDLES
+def measure(
+    pool: Pool[Task, dict[str, Any]], trials: Sequence[Task], until: float, kill: float
+) -> dict[str, float]:
+    """Seconds per step of every arm that is tried, with all processes at work.
+
+    An arm whose trials fail is taken to be as fast as the others. Raises Dsv4Error if all do.
+    """
+    seconds = defaultdict(list)
+    for outcome in pool.outcomes(trials, until, kill):
+        if outcome.result is None:
+            print(f"trial of {outcome.task.arm} FAILED\n{outcome.error}", file=sys.stderr)
+        else:
+            seconds[outcome.task.arm].append(outcome.result["seconds_per_step"])
+    if not seconds:
+        raise Dsv4Error("every trial failed")
+    speeds = {arm: mean(values) for arm, values in seconds.items()}
+    for arm, value in speeds.items():
+        print(f"{arm}: {value:.3f} s per step", flush=True)
+    return {task.arm: speeds.get(task.arm, mean(speeds.values())) for task in trials}
 
 
-def kv_bytes(config: ModelConfig, context: int = 512) -> float:
-    """Bytes of cached keys and entries per token of a context, window included, in bfloat16."""
-    row = 2 * config.head_dim
-    total = 0.0
-    for ratio in config.layer_ratios:
-        total += row * min(config.sliding_window, context)
-        total += row * (context // ratio) if ratio else 0
-    return total / context
+def fitting_steps(seconds: Sequence[float], jobs: int, left: float) -> int:
+    """Steps per run so that runs with these seconds per step, done in order by `jobs` processes,
+    take their share of the seconds that are left. Raises Dsv4Error if hardly any fit."""
+    ends = [0.0] * jobs
+    for one in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + one)
+    steps = int(SHARE * left / max(ends))
+    if steps < TRIAL_STEPS:
+        raise Dsv4Error(f"{steps} steps per run fit into the time", "raise --minutes")
+    return steps
 
 
-def read_results(out: Path) -> list[dict[str, object]]:
-    path = out / "results.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _keep(out: Path, outcome: Outcome[Task, dict[str, Any]], progress: str, seconds: float) -> None:
+    """Append a result, or say what went wrong."""
+    name = f"{progress} {outcome.task.arm} seed {outcome.task.seed}"
+    if outcome.result is None:
+        print(f"{name}: FAILED after {seconds:.0f} s\n{outcome.error}", file=sys.stderr, flush=True)
+        with (out / "failures.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{name}: {outcome.error}\n")
+        return
+    result = dumped(outcome.result, out)
+    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+    print(
+        f"{name}: loss {result['loss']:.3f}, needles {result['near']:.2f} near, "
+        f"{result['far']:.2f} far, {result['seconds']:.0f} s; {seconds:.0f} s in all",
+        flush=True,
+    )
 
 
-def table(results: list[dict[str, object]]) -> str:
-    """One row per arm: means over seeds, and the difference from its partner with its interval."""
-    lines = [
-        "| arm | what | seeds | held-out loss | loss minus partner's | needles | needles minus "
-        "partner's | parameters | KV bytes/token | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    by_arm = {name: {r["seed"]: r for r in results if r["arm"] == name} for name in ARMS}
-    for name, arm in ARMS.items():
-        runs = by_arm[name]
-        if not runs:
-            continue
-
-        def average(key: str, runs: dict = runs) -> float:
-            return mean(float(r[key]) for r in runs.values())
-
-        shared = sorted(set(runs) & set(by_arm[arm.partner])) if name != arm.partner else []
-        gaps = [
-            difference([runs[s][key] - by_arm[arm.partner][s][key] for s in shared])
-            for key in ("loss", "needles")
-        ]
-        partner = f" vs {arm.partner}" if name != arm.partner else ""
-        lines.append(
-            f"| {name}{partner} | {arm.what} | {len(runs)} | {average('loss'):.3f} | {gaps[0]} | "
-            f"{average('needles'):.2f} | {gaps[1]} | {average('parameters') / 1e6:.2f} M | "
-            f"{average('kv_bytes_per_token'):.0f} | {average('seconds'):.0f} |"
-        )
-    return "\n".join(lines)
+def _settings(out: Path) -> dict[str, int]:
+    """What the results in a folder have in common; empty before the first run."""
+    path = out / "settings.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def difference(gaps: list[float]) -> str:
-    """Mean, 95 % interval, and whether it excludes 0."""
-    if not gaps:
-        return ""
-    if len(gaps) < 2:
-        return f"{gaps[0]:+.3f} (one seed)"
-    half = T95[min(len(gaps), max(T95))] * stdev(gaps) / math.sqrt(len(gaps))
-    verdict = "significant" if abs(mean(gaps)) > half else "not significant"
-    return f"{mean(gaps):+.3f} ± {half:.3f}, {verdict}"
+def _keep_settings(out: Path, steps: int, batch_tokens: int) -> None:
+    """Write them down. Raises Dsv4Error if the results there were made with others."""
+    known, settings = _settings(out), {"steps": steps, "batch_tokens": batch_tokens}
+    if read_results(out) and known != settings:
+        raise Dsv4Error(f"{out} has results with {known}, not {settings}", "take another folder")
+    (out / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,8 +16,8 @@ def beside(monkeypatch):
     """Scripts import what lies beside them."""
     monkeypatch.syspath_prepend(str(RECIPES))
     yield
-    for name in ("nano_mix", "nano_stages"):
-        sys.modules.pop(name, None)
+    for name in [n for n in sys.modules if n.startswith(("nano_", "experiments"))]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", ["nano_cpu", "nano_gpu"])

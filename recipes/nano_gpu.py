@@ -28,11 +28,11 @@ SCALE = Scale(
     ),
     text=6.0,
     pretrain=Schedule(
-        1200, lr=3e-3, warmup=60, decay=0.0, mtp=(0.0, 0.0), dense=1.0, lengths=((0.8, 1024),),
+        900, lr=4e-3, warmup=60, decay=0.0, mtp=(0.0, 0.0), dense=1.0, lengths=((0.8, 1024),),
     ),
     tune=Schedule(
-        300, lr=2e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=0.8,
-        indexer_steps=40, indexer_lr=2e-3,
+        260, lr=2.5e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=213 / 260,
+        indexer_steps=35, indexer_lr=2e-3,
     ),
     batch_tokens=49152,
     lengths=(2048, 8192),

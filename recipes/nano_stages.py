@@ -80,6 +80,8 @@ def main(scale: Scale, description: str) -> None:
         heldout=HELDOUT if heldout.is_dir() or (first / "heldout").is_dir() else (),
         heldout_folder=heldout,
         eval_batches=12,
+        # A batch holds rows of one length, and lengths differ more than a spike would.
+        spikes=None,
         **common,
     )
     conversations = SftConfig(

@@ -4,14 +4,19 @@
     tune       conversations, thinking, tool calls: only what the assistant says; weights are
                already rounded as the released formats round them; the rate falls to nothing and
                the indexers learn what to read
+    reason     from tune, a specialist: sums and word problems, rewarded for right answers
+    tools      from tune, a specialist: calls of tools, and answers from what they give
+    distill    from tune, the model: it learns from both specialists and keeps the rest
 
 Each leaves a model in the released layout in OUT/STAGE/model, which can be served and measured.
-Every stage resumes where it stopped and is skipped when it is finished.
+Every stage resumes where it stopped and is skipped when it is finished. The specialists do not
+need each other: `--stage` has them trained side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_mix import HELDOUT, pretraining, tuning
+from nano_practice import DISTILL, REASON, TOOLS, Practice, distil, specialise
 
 from dsv4 import checkpoint
 from dsv4.chat import defaults
@@ -31,14 +37,17 @@ from dsv4.training.pretrain import Trained
 from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
+STAGES = ("pretrain", "tune", "reason", "tools", "distill")
+
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
 """How the model answers unless asked otherwise: a small one rambles at temperature 1."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of a run. text: how much the mix is enlarged (`nano_mix`). lengths: the longest rows
-    of the two stages. checkpoint_every: steps."""
+    """Sizes of a run. text: how much the mix is enlarged (`nano_mix`). batch_tokens, lengths
+    (longest rows), device, checkpoint_every (steps): of the two stages that read the mix; the
+    others run on the CPU."""
 
     model: ModelConfig
     text: float
@@ -46,6 +55,9 @@ class Scale:
     tune: Schedule
     batch_tokens: int
     lengths: tuple[int, int]
+    reason: Practice = REASON
+    tools: Practice = TOOLS
+    distill: Practice = DISTILL
     device: str = "cpu"
     checkpoint_every: int = 50
 
@@ -57,10 +69,66 @@ def main(scale: Scale, description: str) -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--max-minutes", type=float, help="save and stop a stage after this long")
     parser.add_argument("--prepare", action="store_true", help="tokenise for all stages, and stop")
+    parser.add_argument("--stage", choices=STAGES, help="only this one, after those it needs")
     args = parser.parse_args()
-    first, second = args.out / "pretrain", args.out / "tune"
-    heldout = args.corpora.parent / "eval"
-    common: dict[str, Any] = {
+    tokens = args.out / "pretrain" / "tokenizer.json"
+    if args.prepare:
+        prepare_pretraining(_texts(scale, args), print)
+        _tokenise(_conversations(scale, args), scale.model.vocab_size, tokens)
+        return
+
+    for name in STAGES if args.stage is None else (args.stage,):
+        _stage(args.out / name, tokens, functools.partial(_run, name, scale, args))
+
+
+def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
+    """A stage, as far as it gets."""
+    if name == "pretrain":
+        return train(_texts(scale, args), report=_line, status=print)
+    if name == "tune":
+        prepared = prepare(_conversations(scale, args), print)
+        return fine_tune(prepared, report=_line, status=print)
+    tuned, out = args.out / "tune" / "model", args.out / name
+    specialists = {"reason": scale.reason, "tools": scale.tools}
+    if name in specialists:
+        return specialise(specialists[name], tuned, out, _line, args.max_minutes)
+    models = {args.out / own / "model": practice for own, practice in specialists.items()}
+    return distil(scale.distill, tuned, models, out, _line, args.max_minutes)
+
+
+def _texts(scale: Scale, args: argparse.Namespace) -> TrainConfig:
+    out, heldout = args.out / "pretrain", args.corpora.parent / "eval"
+    return TrainConfig(
+        model=scale.model,
+        sources=pretraining(scale.text),
+        out=out,
+        schedule=scale.pretrain,
+        max_length=scale.lengths[0],
+        digits=1,  # sums are learned digit by digit
+        heldout=HELDOUT if heldout.is_dir() or (out / "heldout").is_dir() else (),
+        heldout_folder=heldout,
+        eval_batches=12,
+        # A batch holds rows of one length, and lengths differ more than a spike would.
+        spikes=None,
+        **_common(scale, args),
+    )
+
+
+def _conversations(scale: Scale, args: argparse.Namespace) -> SftConfig:
+    return SftConfig(
+        init=args.out / "pretrain" / "model",
+        sources=tuning(scale.text, scale.lengths[1]),
+        out=args.out / "tune",
+        schedule=scale.tune,
+        max_length=scale.lengths[1],
+        epochs=None,
+        **_common(scale, args),
+    )
+
+
+def _common(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the stages that read the mix."""
+    return {
         "corpora": args.corpora,
         "batch_tokens": scale.batch_tokens,
         "precision": args.precision,
@@ -70,37 +138,6 @@ def main(scale: Scale, description: str) -> None:
         "checkpoint_every": scale.checkpoint_every,
         "max_minutes": args.max_minutes,
     }
-    texts = TrainConfig(
-        model=scale.model,
-        sources=pretraining(scale.text),
-        out=first,
-        schedule=scale.pretrain,
-        max_length=scale.lengths[0],
-        digits=1,  # sums are learned digit by digit
-        heldout=HELDOUT if heldout.is_dir() or (first / "heldout").is_dir() else (),
-        heldout_folder=heldout,
-        eval_batches=12,
-        # A batch holds rows of one length, and lengths differ more than a spike would.
-        spikes=None,
-        **common,
-    )
-    conversations = SftConfig(
-        init=first / "model",
-        sources=tuning(scale.text, scale.lengths[1]),
-        out=second,
-        schedule=scale.tune,
-        max_length=scale.lengths[1],
-        epochs=None,
-        **common,
-    )
-    if args.prepare:
-        prepare_pretraining(texts, print)
-        _tokenise(conversations, scale.model.vocab_size, first / "tokenizer.json")
-        return
-
-    _stage(first, lambda: train(texts, report=_line, status=print))
-    _stage(second, lambda: fine_tune(prepare(conversations, print), report=_line, status=print))
-    print(f"{second / 'model'}: the model")
 
 
 def _tokenise(config: SftConfig, vocabulary: int, path: Path) -> None:
@@ -116,8 +153,9 @@ def _tokenise(config: SftConfig, vocabulary: int, path: Path) -> None:
     )
 
 
-def _stage(out: Path, run: Callable[[], Trained]) -> None:
-    """Run a stage and write its model to `out/model`, unless that is there."""
+def _stage(out: Path, tokens: Path, run: Callable[[], Trained]) -> None:
+    """Run a stage and write its model to `out/model`, unless that is there. tokens: the
+    tokenizer."""
     folder = out / "model"
     if (folder / "config.json").is_file():
         return
@@ -125,7 +163,7 @@ def _stage(out: Path, run: Callable[[], Trained]) -> None:
     if not trained.finished:
         raise SystemExit(f"{out.name}: stopped after step {trained.step}; run again to go on")
     checkpoint.export_released(trained.model, folder, overwrite=True)
-    shutil.copyfile(out / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(tokens, folder / "tokenizer.json")
     defaults.write_defaults(folder, ANSWERS)
 
 

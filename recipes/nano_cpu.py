@@ -2,8 +2,8 @@
 
     python recipes/nano_cpu.py runs/nano --corpora CORPORA
 
-trains the tokenizer, tokenises, pre-trains, tunes, has two specialists practise, and leaves the model
-that learned from them in runs/nano/distill/model.
+trains the tokenizer, tokenises, pre-trains, tunes, has two specialists practise, and leaves the
+model that learned from them in runs/nano/distill/model.
 Texts for the held-out loss are looked for in a folder `eval` beside CORPORA. Interrupt it at any
 time; the same command goes on. A processor that does not multiply bfloat16 natively should add
 `--precision float32`.

@@ -134,8 +134,7 @@ class Memory:
         """Give a sequence its state: the longest prefix that is known. False if there is no room
         for the rest of its ids and some more; a sequence that would be alone always gets it."""
         # The last id is always computed: its logits are wanted.
-        known = 0 if sequence.generation.routing else (len(sequence.ids) - 1) // BLOCK
-        keys = sequence.chain.extend(sequence.ids, known)
+        keys = sequence.chain.extend(sequence.ids, (len(sequence.ids) - 1) // BLOCK)
         hit = self.cache.find(keys)
         blocks_in_all = -(-len(sequence.ids) // BLOCK) + HEADROOM
         need = self._ring_bytes + max(0, blocks_in_all - len(hit.nodes)) * self.block_bytes

@@ -25,7 +25,7 @@ class Generation:
     or at the end of the context. `alternatives`: how many likely tokens are reported with each
     one. `constraint` decides which tokens may come. `user` shares the machine fairly with other
     users, and nothing that was computed for one is reused for another. `routing`: report which
-    experts every id went through; all ids are then computed, whatever others have computed.
+    experts every computed id went through.
     """
 
     ids: tuple[int, ...]
@@ -78,7 +78,8 @@ class Finish:
     """The end: a stop id was drawn, the limit or the context reached, or it was cancelled.
 
     `cached`: ids of the prompt that were not computed again. `stop`: the stop id, which is not
-    emitted. `routing`: experts `[T, L, K]` of every id but the newest in every layer, if asked for.
+    emitted. `routing`: experts `[T, L, K]` of every id but the newest in every layer, if asked for;
+    -1 for the first `cached` ids.
     """
 
     reason: FinishReason

@@ -82,16 +82,29 @@ class Actor:
         self._take_weights()
         core = Core(self._serving, Memory(self._serving, sys.maxsize), speculation="off")
         drawing = [_Drawing(ask) for ask in asks]
+        groups: dict[tuple[int, ...], list[_Drawing]] = {}  # of equal prompts
         for one in drawing:
-            sampling = Sampling(temperature=temperature, seed=one.ask.seed)
-            ask = one.ask
-            generation = Generation(ask.ids, ask.max_tokens, self._stop_ids, sampling, routing=True)
+            groups.setdefault(one.ask.ids, []).append(one)
+
+        def add(one: _Drawing, group: int) -> None:
+            ask, sampling = one.ask, Sampling(temperature=temperature, seed=one.ask.seed)
+            generation = Generation(
+                ask.ids, ask.max_tokens, self._stop_ids, sampling, user=str(group), routing=True
+            )
             core.check(generation)
             core.add(generation, one.take)
+
+        # The first of each group reads the prompt; the others, and nobody else, go on from there.
+        waiting = dict(enumerate(groups.values()))
+        for number, group in waiting.items():
+            add(group[0], number)
         with ops.use("reference"):  # what the kernels do not compute, with a state
             while core.busy:
                 core.step()
-        return [one.sample() for one in drawing]
+                for number in [n for n, group in waiting.items() if group[0].has_read]:
+                    for one in waiting.pop(number)[1:]:
+                        add(one, number)
+        return [one.sample(groups[one.ask.ids][0]) for one in drawing]
 
     @torch.no_grad()
     def _take_weights(self) -> None:
@@ -124,9 +137,17 @@ class _Drawing:
         elif isinstance(event, Finish):
             self._finish = event
 
-    def sample(self) -> Sample:
-        finish = self._finish
+    @property
+    def has_read(self) -> bool:
+        """Whether its prompt is behind it."""
+        return bool(self._tokens) or self._finish is not None
+
+    def sample(self, first: _Drawing) -> Sample:
+        """What was drawn. first: who computed what this one did not compute again."""
+        finish, before = self._finish, first._finish
         assert finish is not None and finish.routing is not None
+        assert before is not None and before.routing is not None
+        finish.routing[: finish.cached] = before.routing[: finish.cached]
         tokens = [*self._tokens, *([finish.stop] if finish.stop is not None else [])]
         return Sample(
             self.ask.ids,

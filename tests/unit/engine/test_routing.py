@@ -63,14 +63,17 @@ def test_routing_is_that_of_the_ids_however_they_were_computed(
         assert torch.equal(finish.routing, whole_pass(model, ids))
 
 
-def test_routing_covers_what_the_cache_knows_too(model: Transformer) -> None:
+def test_routing_says_what_was_computed_and_not_what_the_cache_knew(model: Transformer) -> None:
     core = Core(model, Memory(model, 1 << 30), speculation="off")
     first = ends(core, [Generation(PROMPT, 4, sampling=Sampling(seed=1))])[0][1]
     again = ends(core, [Generation(PROMPT, 4, sampling=Sampling(seed=1))])[0][1]
-    recorded = ends(core, [Generation(PROMPT, 4, sampling=Sampling(seed=1), routing=True)])[0][1]
-    assert (first.cached, again.cached, recorded.cached) == (0, BLOCK, 0)
+    asked = Generation(PROMPT, 4, sampling=Sampling(seed=1), routing=True)
+    tokens, recorded = ends(core, [asked])[0]
+    assert (first.cached, again.cached, recorded.cached) == (0, BLOCK, BLOCK)
     assert again.routing is None and recorded.routing is not None
-    assert int(recorded.routing.min()) >= 0
+    assert bool((recorded.routing[:BLOCK] == -1).all())
+    ids = (*PROMPT, *(token.id for token in tokens))[:-1]
+    assert torch.equal(recorded.routing[BLOCK:], whole_pass(model, ids)[BLOCK:])
 
 
 def test_a_request_that_made_way_reports_all_its_ids(model: Transformer) -> None:

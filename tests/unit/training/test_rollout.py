@@ -4,12 +4,15 @@ import pytest
 import torch
 from tests.unit.training.toy_policy import STOP, tiny
 
+from dsv4.engine.core import MOST_RUNNING, Core
+from dsv4.ops.fused import available
 from dsv4.training.answers import collate, hidden_states
 from dsv4.training.rollout import Actor, Ask
 from dsv4.training.rounding import released_formats, rounded_weights
 from dsv4.training.routing import given_routing
 
 ASKS = [Ask(tuple(range(3, 3 + n)), 12, seed) for n, seed in ((5, 0), (5, 1), (9, 2), (40, 3))]
+LONG = tuple(i % 60 + 3 for i in range(300))
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,39 @@ def test_answers_are_in_order_and_follow_from_their_seeds(model, samples):
     assert samples[0].answer != samples[1].answer
     alone = Actor(model, frozenset({STOP}), {}).sample(ASKS[1:2])[0]
     assert (alone.answer, alone.logprobs) == (samples[1].answer, samples[1].logprobs)
+
+
+@pytest.mark.skipif(not available(), reason="other policies promise no equal bits")
+def test_a_group_reads_its_prompt_once_and_answers_as_each_alone(model, monkeypatch):
+    read = []
+    monkeypatch.setattr("dsv4.training.rollout.Core", counting(read))
+    asks = [Ask(LONG, 12, seed) for seed in range(3)]
+    together = Actor(model, frozenset({STOP}), {}).sample(asks)
+    assert sum(read) == 300 + 2 * (300 - 256)  # whole blocks are shared
+    assert len({sample.answer for sample in together}) == 3
+    for ask, sample in zip(asks, together, strict=True):
+        alone = Actor(model, frozenset({STOP}), {}).sample([ask])[0]
+        assert (sample.answer, sample.logprobs) == (alone.answer, alone.logprobs)
+        assert torch.equal(sample.experts_TLK, alone.experts_TLK)
+
+
+def test_prompts_that_begin_alike_keep_their_own_routing(model):
+    """More than the engine runs at a time: the last begin when the first are over."""
+    asks = [Ask((*LONG[:140], n % 60 + 3, n // 60 + 3), 1, n) for n in range(MOST_RUNNING + 2)]
+    samples = Actor(model, frozenset({STOP}), {}).sample(asks)
+    assert all(int(sample.experts_TLK.min()) >= 0 for sample in samples)
+
+
+def counting(read):
+    """Engines that note in `read` how many ids of prompts each of their steps reads."""
+
+    class Counting(Core):
+        def step(self):
+            before = self.counters.prompt_tokens
+            super().step()
+            read.append(self.counters.prompt_tokens - before)
+
+    return Counting
 
 
 def test_the_stop_id_belongs_to_the_answer_with_its_log_probability(model):

@@ -118,6 +118,22 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
     return (*stories, *small, COFFEE, *own, *far(scale, longest))
 
 
+def talking() -> tuple[Source, ...]:
+    """What people ask first, in the words they use, and what was still weak after `tuning`."""
+    told = Source(
+        "told", SYNTH, 1, LLAMA, ("child", "bedtime", "slice-of-life"), longest=2200, retold=True
+    )
+    small = [
+        replace(source, keep=0.3, epochs=1, longest=1200)
+        for source in TEXT
+        if source.name in ("smalltalk", "explained", "answers")
+    ]
+    countries = [source for source in MORE_TEXT if source.name == "countries"]
+    often = {"tool_call": 1.5, "tool_calls": 6.0, "arithmetic": 0.4, "identity": 0.6}
+    own = problems(0.3, seed=4, times=often)
+    return (told, *small, *countries, *own)
+
+
 def far(scale: float, longest: int) -> tuple[Source, ...]:
     """Facts and values to be found in texts of up to `longest` tokens."""
     return tuple(

@@ -4,9 +4,10 @@
     tune       conversations, thinking, tool calls: only what the assistant says; weights are
                already rounded as the released formats round them; the rate falls to nothing and
                the indexers learn what to read
-    reason     from tune, a specialist: sums and word problems, rewarded for right answers
-    tools      from tune, a specialist: calls of tools, and answers from what they give
-    distill    from tune, the model: it learns from both specialists and keeps the rest
+    talk       on the CPU: what people ask first, in their words, and calls of several tools
+    reason     from talk, a specialist: sums and word problems, rewarded for right answers
+    tools      from talk, a specialist: calls of tools, and answers from what they give
+    distill    from talk, the model: it learns from both specialists and keeps the rest
 
 Each leaves a model in the released layout in OUT/STAGE/model, which can be served and measured.
 Every stage resumes where it stopped and is skipped when it is finished. The specialists do not
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_mix import HELDOUT, pretraining, tuning
+from nano_mix import HELDOUT, pretraining, talking, tuning
 from nano_practice import DISTILL, REASON, TOOLS, Practice, distil, specialise
 
 from dsv4 import checkpoint
@@ -37,7 +38,7 @@ from dsv4.training.pretrain import Trained
 from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
-STAGES = ("pretrain", "tune", "reason", "tools", "distill")
+STAGES = ("pretrain", "tune", "talk", "reason", "tools", "distill")
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
 """How the model answers unless asked otherwise: a small one rambles at temperature 1."""
@@ -53,6 +54,7 @@ class Scale:
     text: float
     pretrain: Schedule
     tune: Schedule
+    talk: Schedule
     batch_tokens: int
     lengths: tuple[int, int]
     reason: Practice = REASON
@@ -85,10 +87,10 @@ def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
     """A stage, as far as it gets."""
     if name == "pretrain":
         return train(_texts(scale, args), report=_line, status=print)
-    if name == "tune":
-        prepared = prepare(_conversations(scale, args), print)
-        return fine_tune(prepared, report=_line, status=print)
-    tuned, out = args.out / "tune" / "model", args.out / name
+    if name in ("tune", "talk"):
+        config = _conversations(scale, args) if name == "tune" else _talk(scale, args)
+        return fine_tune(prepare(config, print), report=_line, status=print)
+    tuned, out = args.out / "talk" / "model", args.out / name
     specialists = {"reason": scale.reason, "tools": scale.tools}
     if name in specialists:
         return specialise(specialists[name], tuned, out, _line, args.max_minutes)
@@ -123,6 +125,21 @@ def _conversations(scale: Scale, args: argparse.Namespace) -> SftConfig:
         max_length=scale.lengths[1],
         epochs=None,
         **_common(scale, args),
+    )
+
+
+def _talk(scale: Scale, args: argparse.Namespace) -> SftConfig:
+    return SftConfig(
+        init=args.out / "tune" / "model",
+        sources=talking(),
+        corpora=args.corpora,
+        out=args.out / "talk",
+        schedule=scale.talk,
+        batch_tokens=3072,
+        max_length=1536,
+        epochs=None,
+        bias_speed=0.01,
+        max_minutes=args.max_minutes,
     )
 
 

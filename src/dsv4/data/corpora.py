@@ -23,6 +23,7 @@ from typing import Any
 
 from dsv4.data.documents import Conversation, Document, Infill, Text, texts
 from dsv4.data.records import to_documents
+from dsv4.data.retelling import retold
 from dsv4.errors import DataError
 from dsv4.tasks.problem import Ask, Problem, Split, is_held_out
 from dsv4.tasks.registry import problems
@@ -46,6 +47,8 @@ class Source:
     licence: stated in the model card.
     split: "train" or "heldout"; None reads all records of files, and "train" of a task.
     infill: share of the texts that become infills; a long text stays and gives an excerpt.
+    longest: documents of more characters are left out (0: none are).
+    retold: stories are asked for by what they are about (`retelling`) instead of by their title.
     count, seed, ask: how many problems of a task, drawn from which seed, and of what kind.
     """
 
@@ -57,6 +60,8 @@ class Source:
     keep: float = 1.0
     split: Split | None = None
     infill: float = 0.0
+    longest: int = 0
+    retold: bool = False
     count: int = 0
     seed: int = 0
     ask: Ask = field(default_factory=Ask)
@@ -79,6 +84,10 @@ def read(source: Source, corpora: Path) -> Iterator[Document]:
     else:
         documents = _records(source, corpora)
     kept = (document for document in documents if _kept(document, source.keep))
+    if source.longest:
+        kept = (document for document in kept if _characters(document) <= source.longest)
+    if source.retold:
+        kept = map(retold, kept)
     return _with_infills(kept, source.infill) if source.infill else kept
 
 
@@ -150,6 +159,10 @@ def _kept(document: Document, share: float) -> bool:
     text = "\n".join(texts(document)).encode()
     digest = hashlib.blake2b(text, digest_size=8, person=b"keep").digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _characters(document: Document) -> int:
+    return sum(map(len, texts(document)))
 
 
 def _in_split(source: Source, key: object, document: Document) -> bool:

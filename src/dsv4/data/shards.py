@@ -146,8 +146,9 @@ def _fingerprint(source: Source, corpora: Path, version: str) -> list[str]:
     else:
         first = read(replace(source, count=min(source.count, _SAMPLE)), corpora)
         origin = [repr(document) for document in first]
-    said = [source.files, source.kinds, source.keep, source.split, source.infill, source.count,
-            source.seed, repr(source.ask), _FORMAT, version]  # fmt: skip
+    said = [source.files, source.kinds, source.keep, source.split, source.infill,
+            source.longest, source.retold, source.count, source.seed, repr(source.ask), _FORMAT,
+            version]  # fmt: skip
     return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in (said, origin)]
 
 

@@ -137,6 +137,7 @@ def _talk(scale: Scale, args: argparse.Namespace) -> SftConfig:
         schedule=scale.talk,
         batch_tokens=3072,
         max_length=1536,
+        precision=args.precision,
         epochs=None,
         bias_speed=0.01,
         max_minutes=args.max_minutes,

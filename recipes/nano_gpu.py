@@ -1,10 +1,13 @@
-"""The recipe of the bundled model at the scale of one data-centre GPU.
+"""The recipe of the bundled model: two stages on one data-centre GPU, the others on two CPU cores.
 
-    python recipes/nano_gpu.py runs/nano --corpora CORPORA
+    python recipes/nano_gpu.py runs/nano --corpora CORPORA --prepare      # where the texts are
+    python recipes/nano_gpu.py runs/nano --corpora CORPORA --stage pretrain    # on the GPU
+    python recipes/nano_gpu.py runs/nano --corpora CORPORA --stage tune        # on the GPU
+    python recipes/nano_gpu.py runs/nano --corpora CORPORA                # the rest, on a CPU
 
-The same stages as nano_cpu.py with a larger vocabulary, more layers and about half a billion
-tokens. It has not been run: how long it takes on which GPU is not known. Checkpoints are written
-in pieces of at most 16 MiB; the same command goes on after an interruption.
+`runs/nano` can be copied between the two machines after each step; the GPU's needs no texts. On an
+H100 the first stage took 303 s and the second 106 s, with compilation cached before (another
+100 s). The memory of the GPU that this needs is 37 GB.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ SCALE = Scale(
     ),
     text=6.0,
     pretrain=Schedule(
-        900, lr=4e-3, warmup=60, decay=0.0, mtp=(0.0, 0.0), dense=1.0, lengths=((0.8, 1024),),
+        753, lr=4e-3, warmup=60, decay=0.0, mtp=(0.0, 0.0), dense=1.0,
+        lengths=((720 / 753, 1024),),
     ),
     tune=Schedule(
         260, lr=2.5e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=213 / 260,

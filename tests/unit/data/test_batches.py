@@ -1,5 +1,7 @@
 """Shards and batches: nothing lost, nothing mixed, resumable anywhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,17 @@ def test_shards_are_built_once_and_rebuilt_when_their_origin_changes(tmp_path):
     assert tokenizer.calls == 6
     corpus(tmp_path, 5)
     assert build("v2")[0].documents == 5
+
+
+def test_shards_stand_for_corpora_that_are_not_here(tmp_path):
+    source, elsewhere = corpus(tmp_path, 3), tmp_path / "elsewhere"
+    out = tmp_path / "shards"
+    (made,) = build_shards([source], tmp_path, Bytes(), 300, out, version="v")
+    (found,) = build_shards([source], elsewhere, Bytes(), 300, out, version="v")
+    assert found.tokens.tolist() == made.tokens.tolist()
+    for changed, version in ((source, "w"), (replace(source, keep=0.5), "v")):
+        with pytest.raises(DataError, match="no file matches"):
+            build_shards([changed], elsewhere, Bytes(), 300, out, version=version)
 
 
 def test_a_source_without_documents_is_refused(tmp_path):

@@ -33,10 +33,12 @@ def test_formats_follow_the_released_layout():
 
 def test_weights_are_rounded_inside_and_restored_after(model):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with rounded_weights(model, released_formats(CONFIG)):
-        inside = get_weight(model, EXPERT).detach().clone()
-    assert torch.equal(inside, quantize(before[EXPERT], FP4).dequantize())
-    assert not torch.equal(inside, before[EXPERT])
+    formats = released_formats(CONFIG)
+    with rounded_weights(model, formats):
+        inside = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert not torch.equal(inside[EXPERT], before[EXPERT])
+    for name, form in formats.items():
+        assert torch.equal(inside[name], quantize(before[name], form).dequantize()), name
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
 

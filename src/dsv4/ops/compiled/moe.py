@@ -35,8 +35,7 @@ def mixture(
     count_E = torch.zeros(E, dtype=torch.int64, device=flat.device)
     count_E.scatter_add_(0, flat, torch.ones_like(flat))
     room_E = -(-count_E // _ROWS) * _ROWS
-    # How much room there is must not be asked of a GPU: it would wait for the answer.
-    P = N * K + E * _ROWS if flat.is_cuda else int(room_E.sum())
+    P = _rows(room_E, N * K)
     end_E = room_E.cumsum(0)
     first_E = end_E - room_E
     end_E[-1] = P  # the last expert computes the room that nobody needs
@@ -54,6 +53,12 @@ def mixture(
     hidden_PF = compiling.compiled(_activate, dynamic=True)(both_P2F, weight_P, limit)
     y_PD = _GroupedProduct.apply(hidden_PF, down_EDF, end_E)
     return _Collected.apply(y_PD, place).view(N, K, -1).float().sum(1)
+
+
+def _rows(room_E: Tensor, chosen: int) -> int:
+    """Rows of the sorted buffer: all rooms of the experts. A GPU would have to be waited for if it
+    were asked; there the buffer is as large as they can get."""
+    return chosen + len(room_E) * _ROWS if room_E.is_cuda else int(room_E.sum())
 
 
 def swiglu(

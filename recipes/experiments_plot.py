@@ -31,7 +31,7 @@ def plot(out: Path, image: Path) -> None:
     arms = by_arm(read_results(out))
     if not arms:
         raise DataError(f"{out} has no results", "run the experiments first")
-    colours = dict(zip(ARMS, colormaps["tab10"].colors, strict=False))
+    colours = {arm: colormaps["tab10"](place) for place, arm in enumerate(ARMS)}
     figure = Figure(figsize=(14, 9), dpi=130, layout="constrained")
     grid = figure.add_gridspec(2, 6)
     _draw_curves(figure.add_subplot(grid[0, :3]), out, arms, colours, "loss", "training loss")

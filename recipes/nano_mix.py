@@ -97,7 +97,7 @@ def problems(scale: float, seed: int, times: dict[str, float] | None = None) -> 
 
 def pretraining(scale: float) -> tuple[Source, ...]:
     """Every token of it is learned. scale: 1 for two processor cores, more for a GPU."""
-    text = TEXT
+    text: tuple[Source, ...] = TEXT
     if scale > 1:
         text = (*(_more(source) for source in TEXT), *MORE_TEXT)
     text = tuple(

@@ -83,7 +83,7 @@ def read(source: Source, corpora: Path) -> Iterator[Document]:
         documents = (item for item in _standard_library() if _in_split(source, None, item))
     else:
         documents = _records(source, corpora)
-    kept = (document for document in documents if _kept(document, source.keep))
+    kept: Iterator[Document] = (document for document in documents if _kept(document, source.keep))
     if source.longest:
         kept = (document for document in kept if _characters(document) <= source.longest)
     if source.retold:

@@ -50,10 +50,7 @@ def retold(document: Document) -> Document:
     request, story = document.messages
     rng = Random(story.content)
     found = topics(story.content)
-    if not found:
-        asked = rng.choice(_ANY)
-    else:
-        asked = rng.choice(_ONE).format(topic=_named(rng, found))
+    asked = rng.choice(_ONE).format(topic=_named(rng, found)) if found else rng.choice(_ANY)
     return replace(document, messages=(Message("user", asked), story))
 
 

@@ -1,0 +1,74 @@
+"""What rounding to the released formats costs: `python benchmarks/export_loss.py RUN MODEL EVAL`.
+
+The loss on held-out texts (below EVAL) and on problems of held-out splits, of the weights that were
+trained (the newest checkpoint of RUN, float32) and of the folder MODEL that was exported from them.
+Both are computed in float32 without rounding anything else, so that they differ in the stored
+weights alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from dsv4 import checkpoint
+from dsv4.data.batches import Batch, Batches, Mix, Position
+from dsv4.data.corpora import Source, read
+from dsv4.data.shards import Shard, make_shard
+from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.training.initial import initial_model
+from dsv4.training.loss import cross_entropy
+
+TEXTS = ("heldout_snakes", "heldout_children-ccby", "heldout_books")
+TASKS = ("arithmetic", "tool_call", "tool_calls", "identity", "recall")
+BATCHES = 12
+"""Micro-batches of each source, 4,096 tokens each."""
+
+
+def main() -> None:
+    run, folder, heldout = map(Path, sys.argv[1:4])
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    sources = [Source(name, f"{name}.jsonl.xz", 1, "") for name in TEXTS]
+    sources += [
+        Source(name, f"tasks:{name}", 1, "", split="heldout", count=400, seed=11) for name in TASKS
+    ]
+    config = checkpoint.read_config(folder)
+    newest = max((run / "checkpoints").glob("step-*"))
+    held = {
+        source.name: _batches(
+            make_shard(source.name, read(source, heldout), tokenizer, config.vocab_size)
+        )
+        for source in sources
+    }
+    losses = {}
+    for name, weights in (("trained", newest), ("exported", folder)):
+        model = initial_model(config, weights, seed=0)
+        losses[name] = {source: _loss(model, batches) for source, batches in held.items()}
+    print(f"{newest} and {folder}, nats per learned token")
+    for source in held:
+        before, after = losses["trained"][source], losses["exported"][source]
+        print(f"{source}: {before:.4f} trained, {after:.4f} exported, {after / before - 1:+.2%}")
+    means = {name: sum(found.values()) / len(found) for name, found in losses.items()}
+    before, after = means["trained"], means["exported"]
+    print(f"mean: {before:.4f} trained, {after:.4f} exported, {after / before - 1:+.2%}")
+
+
+def _batches(shard: Shard) -> list[Batch]:
+    made = Batches(Mix((shard,), (1.0,), masked=True), batch_tokens=4096, max_length=1024, seed=0)
+    return [made[Position(0, number)] for number in range(min(BATCHES, made.per_epoch()))]
+
+
+@torch.no_grad()
+def _loss(model, batches: list[Batch]) -> float:
+    """Mean over the tokens that are to be learned."""
+    total, count = 0.0, 0
+    for batch in batches:
+        summed, learned = cross_entropy(model, model.features(batch.ids_BT), batch, ahead=1)
+        total, count = total + float(summed), count + learned
+    return total / count
+
+
+if __name__ == "__main__":
+    main()

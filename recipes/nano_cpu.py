@@ -11,13 +11,22 @@ time; the same command goes on. A processor that does not multiply bfloat16 nati
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nano_stages import Scale, main
 
+from dsv4.config import CSA, HCA, SWA
 from dsv4.presets import preset
 from dsv4.training import Schedule
 
 SCALE = Scale(
-    model=preset("nano"),
+    model=replace(
+        preset("nano"),
+        num_hidden_layers=4,
+        num_hash_layers=2,
+        num_experts_per_tok=2,
+        compress_ratios=(SWA, CSA, HCA, CSA, SWA),
+    ),
     text=1.0,
     pretrain=Schedule(700, lr=4e-3, warmup=40, decay=0.0, accumulate=2, mtp=(0.0, 0.0), dense=1.0),
     tune=Schedule(

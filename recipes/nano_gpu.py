@@ -12,23 +12,13 @@ H100 the first stage took 303 s and the second 106 s, with compilation cached be
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nano_stages import Scale, main
 
-from dsv4.config import CSA, HCA, SWA
 from dsv4.presets import preset
 from dsv4.training import Schedule
 
 SCALE = Scale(
-    model=replace(
-        preset("nano"),
-        num_hidden_layers=8,
-        num_hash_layers=3,
-        num_experts_per_tok=4,
-        compress_ratios=(SWA, SWA, *(CSA, HCA) * 3, SWA),
-        index_topk=128,
-    ),
+    model=preset("nano"),
     text=6.0,
     pretrain=Schedule(
         753, lr=4e-3, warmup=60, decay=0.0, mtp=(0.0, 0.0), dense=1.0,

@@ -31,8 +31,8 @@ def test_a_scale_is_a_consistent_run(name):
     assert all(length <= scale.lengths[0] for _, length in scale.pretrain.lengths)
 
 
-def test_the_processors_scale_is_the_preset():
-    assert runpy.run_path(str(RECIPES / "nano_cpu.py"))["SCALE"].model == preset("nano")
+def test_the_gpus_scale_is_the_preset():
+    assert runpy.run_path(str(RECIPES / "nano_gpu.py"))["SCALE"].model == preset("nano")
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])

@@ -29,7 +29,7 @@ SCALE = Scale(
         indexer_steps=35, indexer_lr=2e-3,
     ),
     talk=Schedule(
-        200, lr=1.5e-3, warmup=8, decay=1.0, floor=0.05, accumulate=2, mtp=(0.3, 0.3), dense=0.9,
+        400, lr=1.5e-3, warmup=8, decay=1.0, floor=0.05, accumulate=2, mtp=(0.3, 0.3), dense=0.9,
     ),
     batch_tokens=49152,
     lengths=(2048, 8192),

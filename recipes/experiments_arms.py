@@ -35,8 +35,8 @@ BASE = ModelConfig(
     num_hash_layers=2,
     sliding_window=32,
     max_position_embeddings=4096,
-    # V4 has 20. A third of the kernels of a step would be these tiny divisions, and the mixing
-    # matrices of so short a run hardly leave the identity they start near.
+    # V4 has 20. A third of the kernels of a step would be these tiny divisions. How far from doubly
+    # stochastic four leave the mixing matrices was not measured.
     hc_sinkhorn_iters=4,
 )
 MEMORY = EngramConfig((1,), 3, 2, 32, 2048, VOCABULARY)

@@ -1,11 +1,11 @@
-"""A faster form of the ops for training on a CPU: bfloat16 products, compiled elementwise parts.
+"""A faster form of the ops for training: bfloat16 products, compiled elementwise parts.
 
 The same functions as the reference, with bfloat16 matrix products (float32 accumulation inside),
 attention in blocks of queries, and all experts of a layer from one sorted buffer. Only what
 training needs is covered: whole sequences, no decoding state, no sparse selection, weights that
 are not quantised.
 
-It pays on processors that multiply bfloat16 natively; others should train in float32.
+It pays on GPUs and on processors that multiply bfloat16 natively; others should train in float32.
 """
 
 from __future__ import annotations

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +50,13 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 def chat(
     model: OptionalModel = DEFAULT_MODEL,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    context_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text that goes with the first question, such as what dsv4 pack-repo writes.",
+            metavar="FILE",
+        ),
+    ] = None,
     thinking: Effort = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -74,6 +79,7 @@ def chat(
 
     if thinking is not None:
         check_effort(thinking)
+    context = "" if context_file is None else _read_text(context_file)
     with suppress(ImportError):
         import readline  # noqa: F401 (gives input() its line editing and history)
     engine = dsv4.Engine(load(model, numerics, threads, memory_limit))
@@ -81,7 +87,7 @@ def chat(
         seed, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
     )
     effort = engine.model.defaults.effort if thinking is None else thinking
-    session = Session(engine, sampling, effort, max_tokens, system)
+    session = Session(engine, sampling, effort, max_tokens, system, context)
     note(f"{engine.model.name}, numerics {engine.model.numerics}. /help lists the commands.")
     session.run()
 
@@ -89,7 +95,8 @@ def chat(
 class Session:
     """The state of one conversation, and the commands that change it.
 
-    `messages` holds what was said; a turn joins it only when its answer is over.
+    `messages` holds what was said; a turn joins it only when its answer is over. `context` stands
+    before the first question.
     """
 
     def __init__(
@@ -99,8 +106,10 @@ class Session:
         effort: str,
         max_tokens: int | None,
         system: str | None,
+        context: str = "",
     ) -> None:
         self._engine, self._sampling = engine, sampling
+        self._context = context
         self._max_tokens = engine.model.defaults.max_tokens if max_tokens is None else max_tokens
         self.effort = effort
         self.system = system
@@ -215,10 +224,11 @@ class Session:
 
         from dsv4.chat.answer import Finish, Logprobs
         from dsv4.chat.request import Request
-        from dsv4.cli.console import after_prompt
+        from dsv4.cli.console import after_prompt, interruptible
         from dsv4.encoding.events import collect
 
-        question = {"role": "user", "content": text}
+        asked = any(message["role"] == "user" for message in self.messages)
+        question = {"role": "user", "content": text if asked else self._context + text}
         request = Request(
             [*self._conversation(), question],
             effort=self.effort,
@@ -229,7 +239,7 @@ class Session:
         events: list[Event] = []
         finish: Finish | None = None
         start = time.perf_counter()
-        with _interruptible() as stopped, _Writer(self._style) as writer:
+        with interruptible() as stopped, _Writer(self._style) as writer:
             for event in after_prompt(
                 lambda done: self._engine.answer(prepared, cancelled=stopped, progress=done)
             ):
@@ -251,6 +261,19 @@ class Session:
             f"({usage.reasoning} of them thinking), {seconds:.1f} s, "
             f"{usage.completion / max(seconds, 1e-9):.1f} tokens/s"
         )
+
+
+def _read_text(path: Path) -> str:
+    """A file's text, which ends in a new line. Raises UsageError."""
+    from dsv4.errors import UsageError
+
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a UTF-8 text", "convert it first") from error
+    return text if text.endswith("\n") else f"{text}\n"
 
 
 class _Writer:
@@ -284,23 +307,6 @@ class _Writer:
         self._dim = dim
         if self._style:
             print(_DIM if dim else f"{_PLAIN}\n", end="", flush=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """While an answer runs, Ctrl-C asks it to stop; a second one is an ordinary interrupt."""
-    asked = threading.Event()
-
-    def stop(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _read_line(prompt: str) -> str | None:

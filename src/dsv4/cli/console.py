@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -60,9 +62,10 @@ def table(title: str, *columns: str, left: int = 1) -> Table:
 
 
 class Done(Protocol):
-    """Tells a progress bar how far the work is, and how much there is once that is known."""
+    """Tells a progress bar how far the work is, how much there is once that is known, and what to
+    call it, if that changes."""
 
-    def __call__(self, done: int, total: int | None = None) -> None: ...
+    def __call__(self, done: int, total: int | None = None, label: str | None = None) -> None: ...
 
 
 @contextmanager
@@ -85,7 +88,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Done]:
     Drawn only on a terminal and removed when done, so that logs stay readable.
     """
     if not sys.stderr.isatty():
-        yield lambda done, total=None: None
+        yield lambda done, total=None, label=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -95,10 +98,27 @@ def progress(label: str, total: int | None = None) -> Iterator[Done]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(label, total=total)
 
-        def update(done: int, total: int | None = None) -> None:
-            bars.update(task, completed=done, total=total)
+        def update(done: int, total: int | None = None, label: str | None = None) -> None:
+            bars.update(task, completed=done, total=total, description=label)
 
         yield update
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks what runs to stop, which this tells it; a second one is an ordinary interrupt."""
+    asked = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def after_prompt(answer: Callable[[Done], Iterator[T]]) -> Iterator[T]:

@@ -12,7 +12,6 @@ from dsv4.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
-    from decimal import Decimal
 
     from dsv4.pricing.compare import Cost, Work
     from dsv4.pricing.price import Prices, Tokens
@@ -230,13 +229,6 @@ def _plain(one: Cost) -> dict[str, Any]:
     }
 
 
-def money(usd: Decimal) -> str:
-    """USD for people: cents, and more digits where a cent is much."""
-    if usd >= 1 or usd == 0:
-        return f"${usd:,.2f}"
-    return f"${usd:.{max(2, 2 - usd.adjusted())}f}"
-
-
 def _show(
     total: Tokens,
     costs: list[Cost],
@@ -247,6 +239,7 @@ def _show(
     from rich.markup import escape
 
     from dsv4.cli.console import output, table
+    from dsv4.pricing.price import money
 
     out = output()
     counted = "" if requests is None else f"{requests:,} requests: "
@@ -282,6 +275,7 @@ def _show_groups(
     from rich.markup import escape
 
     from dsv4.cli.console import output, table
+    from dsv4.pricing.price import money
 
     names = [one.model.name for one in costs]
     rows = table("", str(per), "cached", "other", "answer", *map(escape, names))

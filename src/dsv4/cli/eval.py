@@ -101,7 +101,7 @@ def eval(
 def _target(
     model: str, served: str | None, key_file: Path | None, numerics: str, threads: int | None
 ) -> LocalModel | Endpoint:
-    from dsv4.cli.loading import load
+    from dsv4.cli.loading import load, read_key
     from dsv4.errors import UsageError
     from dsv4.evaluation.endpoint import Endpoint
     from dsv4.evaluation.local import LocalModel
@@ -110,11 +110,7 @@ def _target(
         return LocalModel(load(model, numerics, threads))
     if served is None:
         raise UsageError("a URL may serve many models", "name one with --served")
-    try:
-        key = key_file.read_text(encoding="utf-8").strip() if key_file else None
-    except OSError as error:
-        raise UsageError(f"cannot read {key_file}: {error.strerror}") from error
-    return Endpoint(model, served, key=key)
+    return Endpoint(model, served, key=read_key(key_file))
 
 
 def _about(model: str, target: LocalModel | Endpoint) -> dict[str, Any]:

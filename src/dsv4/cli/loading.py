@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dsv4.chat.model import Model
 
 SMALL = 50_000_000
@@ -46,6 +48,16 @@ def load(
     elif threads is not None or (small and "OMP_NUM_THREADS" not in os.environ):
         torch.set_num_threads(count)
     return loaded
+
+
+def read_key(file: Path | None) -> str | None:
+    """The API key that a file holds; without a file there is none. Raises UsageError."""
+    from dsv4.errors import UsageError
+
+    try:
+        return None if file is None else file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {error}") from error
 
 
 def parse_size(text: str) -> int:

@@ -1,6 +1,6 @@
 """Entry point of the `dsv4` command: finds the subcommand, runs it, shows its errors.
 
-A subcommand `x` is the function `x` in `dsv4.cli.x`. Only the module of the command being run
+A subcommand `x-y` is the function `x_y` in `dsv4.cli.x_y`. Only the module of the command being run
 is imported, and inside it heavy imports stand in the function that needs them; that keeps
 `dsv4 --help` fast.
 """
@@ -23,6 +23,8 @@ COMMANDS = {
     "chat": "Talk to a model in the terminal.",
     "generate": "Continue a text, or answer a prompt, once.",
     "serve": "Serve a model over HTTP with the APIs of DeepSeek, OpenAI and Anthropic.",
+    "batch": "Answer the requests of a file, in OpenAI's batch format.",
+    "pack-repo": "Write a whole codebase as one prompt.",
     "logits": "Write the logits of given tokens to a safetensors file.",
     "score": "Measure how well a model predicts a text.",
     "eval": "Measure how good a model is, on data it was not trained on.",
@@ -51,9 +53,10 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"dsv4.cli.{cmd_name}")
+        function = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"dsv4.cli.{function}")
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(cmd_name, no_args_is_help=False)(getattr(module, cmd_name))
+        app.command(cmd_name, no_args_is_help=False)(getattr(module, function))
         return typer.main.get_command(app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

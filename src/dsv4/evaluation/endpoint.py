@@ -7,8 +7,6 @@ ask it how likely a text is.
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -16,23 +14,19 @@ from typing import Any
 from dsv4.encoding.events import Reply
 from dsv4.encoding.messages import Message, ToolCall
 from dsv4.errors import RequestError, UsageError
+from dsv4.evaluation.client import CHARACTERS, Client
 from dsv4.evaluation.question import Answer, Chat, Fill, Likelihood, Question, Said
 
 TOGETHER = 8
 """Requests at a time."""
 
-TIMEOUT = 600.0
-"""Seconds an answer may take."""
-
-CHARACTERS = 4
-"""Of a token, where only the server knows its vocabulary."""
-
 
 class Endpoint:
     """A model behind a URL such as http://127.0.0.1:8000/v1.
 
-    `context`: tokens a question and its answer may have. A refusal and an answer that is not what
-    the API promises raise RequestError.
+    `context`: tokens a question and its answer may have. Passing troubles are retried; a refusal
+    and an answer that is not what the API promises raise RequestError. Raises UsageError for what
+    is no URL.
     """
 
     likelihoods = False
@@ -40,11 +34,9 @@ class Endpoint:
     def __init__(
         self, url: str, model: str, *, key: str | None = None, context: int = 65536 + 4096
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"{url} is no URL", "such as http://127.0.0.1:8000/v1")
-        self._url, self._model, self._key = url.rstrip("/"), model, key
+        self._client, self._model = Client(url, key), model
         self.name, self.context = model, context
-        self.fingerprint = f"{self._url} {model}"
+        self.fingerprint = f"{self._client.url} {model}"
 
     def length(self, question: Question) -> int:
         if isinstance(question, Chat):
@@ -98,27 +90,14 @@ class Endpoint:
         return _answered(self._post("chat/completions", body))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(f"{self._url}/{path}", data, headers, method="POST")
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                value = json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                reason = error.read(2000).decode("utf-8", "replace")
+        response = self._client.post(path, body)
+        if response.status >= 400:
+            reason = json.dumps(response.body, ensure_ascii=False)[:300]
             raise RequestError(
-                f"{self._url}/{path} answered {error.code}: {reason[:300]}", status=error.code
-            ) from error
-        except (OSError, ValueError) as error:
-            raise RequestError(
-                f"no answer from {self._url}/{path}: {error}", "run it again to go on", status=503
-            ) from error
-        if not isinstance(value, dict):
-            raise _strange("JSON object", value)
-        return value
+                f"{self._client.url}/{path} answered {response.status}: {reason}",
+                status=response.status,
+            )
+        return response.body
 
 
 def _message(message: Message) -> dict[str, Any]:

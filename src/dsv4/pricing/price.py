@@ -142,3 +142,10 @@ class Prices:
     def joined(self, other: Prices) -> Prices:
         """These and those of `other`, whose models win over models of the same name."""
         return Prices(self._models | other._models)
+
+
+def money(usd: Decimal) -> str:
+    """USD for people: cents, and more digits where a cent is much."""
+    if usd >= 1 or usd == 0:
+        return f"${usd:,.2f}"
+    return f"${usd:.{max(2, 2 - usd.adjusted())}f}"

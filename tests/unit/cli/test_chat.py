@@ -149,3 +149,32 @@ def test_the_command(
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/stats\n"))
     assert main(["chat", str(tiny_folder), "--seed", "1", "--max-tokens", "4"]) == 0
     assert "4 answered" in capsys.readouterr().out
+
+
+def test_a_context_goes_with_the_first_question(
+    scripted: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "context.txt"
+    file.write_text("the files", encoding="utf-8")
+    monkeypatch.setattr("dsv4.cli.loading.load", lambda *_: scripted("Hello.").model)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"one\ntwo\n/clear\nthree\n/save {tmp_path}/x\n"))
+    asked: list[str] = []
+    prepare = Engine.prepare
+
+    def watched(engine: Engine, request: Any) -> Any:
+        asked.append(request.messages[-1]["content"])
+        return prepare(engine, request)
+
+    monkeypatch.setattr(Engine, "prepare", watched)
+    assert main(["chat", "--context-file", str(file), "--thinking", "none"]) == 0
+    assert asked == ["the files\none", "two", "the files\nthree"]
+    saved = json.loads((tmp_path / "x").read_text(encoding="utf-8"))
+    assert saved[0] == {"role": "user", "content": "the files\nthree"}
+
+
+def test_a_context_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--context-file", str(tmp_path / "none")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    assert main(["chat", "--context-file", str(tmp_path / "latin")]) == 2
+    assert "is not a UTF-8 text" in capsys.readouterr().err

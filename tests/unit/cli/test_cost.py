@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dsv4.cli.cost import money
 from dsv4.cli.main import main
+from dsv4.pricing.price import money
 
 OTHER = """
 [[model]]

@@ -1,0 +1,149 @@
+"""JSON asked of an API that is somewhere else, and asked again where that may help."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException
+from typing import Any, NoReturn
+
+from dsv4.errors import RequestError, UsageError
+
+TIMEOUT = 600.0
+"""Seconds an answer may take."""
+
+RETRIES = 5
+"""Times a request is sent again, unless somebody says otherwise."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before the first retry, doubled for each further one, up to the longest."""
+
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+"""Statuses that may be others a moment later."""
+
+CHARACTERS = 4
+"""Of a token, where only the server knows its vocabulary."""
+
+NO_ANSWER = "no_answer"
+"""The code of a RequestError for a server that did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a server answered, also if it refused. `request_id`: its name for the request, or
+    nothing."""
+
+    status: int
+    body: dict[str, Any]
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    status: int
+    data: bytes
+    request_id: str = ""
+    retry_after: float = 0.0
+
+
+class Client:
+    """An API by its base URL, such as http://127.0.0.1:8000/v1. Any thread may use it.
+
+    A request that meets no server or a passing trouble is sent again, up to `retries` times, after
+    pauses that double (or as long as the server asks for). Raises UsageError for what is no URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        retries: int = RETRIES,
+        first_pause: float = FIRST_PAUSE,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"{url} is no URL", "such as http://127.0.0.1:8000/v1")
+        self.url = url.rstrip("/")
+        self._key = key
+        self._retries = retries
+        self._first_pause = first_pause
+        self._settled = threading.Event()
+
+    def settle(self) -> None:
+        """Retry nothing any more; who waits for the next attempt gets what the last one met."""
+        self._settled.set()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Response:
+        """The answer to a body, whatever its status.
+
+        Raises RequestError: 503 (`no_answer`) if there is none, 502 for one that is no JSON object.
+        """
+        data = json.dumps(body).encode()
+        pause, left = self._first_pause, self._retries
+        while True:
+            last = left == 0 or self._settled.is_set()
+            try:
+                received = self._once(path, data)
+            except (OSError, HTTPException) as error:
+                if last or self._settled.is_set():
+                    raise RequestError(
+                        f"no answer from {self.url}/{path}: {error or type(error).__name__}",
+                        "run it again to go on",
+                        status=503,
+                        code=NO_ANSWER,
+                    ) from error
+                wanted = 0.0
+            else:
+                if received.status not in PASSING or last or self._settled.is_set():
+                    return self._read(path, received)
+                wanted = received.retry_after
+            # Those that failed together do not come back together.
+            drawn = min(pause, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+            self._settled.wait(max(drawn, wanted))
+            pause, left = pause * 2, left - 1
+
+    def _once(self, path: str, data: bytes) -> _Received:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                return _received(response.status, response.read(), response.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return _received(error.code, error.read(), error.headers)
+
+    def _read(self, path: str, received: _Received) -> Response:
+        try:
+            body = json.loads(received.data, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            shown = received.data[:300].decode("utf-8", "replace")
+            raise RequestError(
+                f"{self.url}/{path} answered {received.status} with no JSON object: {shown}",
+                status=received.status if received.status >= 400 else 502,
+                code="invalid_response",
+            )
+        return Response(received.status, body, received.request_id)
+
+
+def _received(status: int, data: bytes, headers: Message) -> _Received:
+    name = headers.get("x-request-id") or headers.get("request-id") or ""
+    try:
+        # Nobody waits for a day because a header says so. (It may also be a date: not read.)
+        pause = min(max(float(headers.get("retry-after") or 0), 0.0), LONGEST_PAUSE)
+    except ValueError:
+        pause = 0.0
+    return _Received(status, data, name, pause)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

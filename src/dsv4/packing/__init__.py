@@ -1,0 +1,1 @@
+"""A whole codebase as one prompt."""

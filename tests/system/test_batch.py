@@ -195,8 +195,8 @@ def test_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command += ["--price", "mine", "--json"]
         assert main([*command, "--dry-run"]) == 0
         values = json.loads(capsys.readouterr().out)
-        assert (values["prompt_tokens"], values["answer_tokens"]) == (900, 9000)
-        assert values["cost"] == "0.909" and not values["counted"]
+        assert (values["prompt_tokens"], values["answer_tokens"]) == (936, 9000)
+        assert values["cost"] == "0.90936" and not values["counted"]
         assert not out.exists() and not posted
         assert main([*command, "--limit-cost", "0.31"]) == 8
         shown = capsys.readouterr()

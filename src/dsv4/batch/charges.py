@@ -16,13 +16,15 @@ Count = Callable[[str], int]
 
 _WRITTEN = ("messages", "prompt", "suffix", "input", "instructions", "tools")
 """Fields of bodies that go into the prompt."""
+_AROUND = 4
+"""Tokens that the template puts around a message."""
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A request before it is sent. `prompt`: tokens of its texts, about; the template's few are
-    not among them. `answer`: tokens it may have at most (None: nobody knows)."""
+    """A request before it is sent. `prompt`: its tokens, about. `answer`: tokens that the answer
+    may have (None: nobody knows)."""
 
     prompt: int
     answer: int | None
@@ -39,6 +41,8 @@ def expected(body: Mapping[str, Any], count: Count, otherwise: int | None) -> Ex
         for key in _WRITTEN
         for leaf in _leaves(body.get(key))
     )
+    messages = body.get("messages")
+    prompt += _AROUND * len(messages) if isinstance(messages, list) else 0
     limits = [body[key] for key in _LIMITS if type(body.get(key)) is int]
     answers = body["n"] if type(body.get("n")) is int else 1
     limit = limits[0] if limits else otherwise

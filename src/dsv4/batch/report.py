@@ -36,14 +36,13 @@ def estimate(plan: Plan, known: Mapping[str, Outcome], *, counted: bool) -> dict
 
 def estimated(values: Mapping[str, Any]) -> str:
     """An estimate in words."""
-    about = "" if values["counted"] else "about "
     text = f"{values['left']:,} of {values['requests']:,} requests to send: "
-    text += f"{about}{values['prompt_tokens']:,} prompt tokens, "
+    text += f"about {values['prompt_tokens']:,} prompt tokens, "
     text += f"at most {values['answer_tokens']:,} answer tokens"
     if values["unlimited"]:
         text += f", and any number for {values['unlimited']:,} requests without max_tokens"
     if values["cost"] is not None:
-        text += f"; at most {about}{money(Decimal(values['cost']))}"
+        text += f"; at most about {money(Decimal(values['cost']))}"
         if values["unpriced"]:
             text += f", and {values['unpriced']:,} requests without a known price"
     return text

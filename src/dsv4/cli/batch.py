@@ -42,7 +42,8 @@ def batch(
         Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
     ] = None,
     together: Annotated[
-        int | None, typer.Option(help="Requests at a time; 8 unless given.", min=1, max=1024)
+        int | None,
+        typer.Option(help="Requests at a time; 32 unless given, 8 with a URL.", min=1, max=1024),
     ] = None,
     retries: Annotated[
         int, typer.Option(help="URL: times a request is sent again.", min=0, max=100)
@@ -100,7 +101,7 @@ def batch(
     from dsv4.batch import results as batch_results
     from dsv4.batch.plan import Plan
     from dsv4.batch.report import estimate, estimated, summary, told
-    from dsv4.batch.run import TOGETHER, run
+    from dsv4.batch.run import TOGETHER, TOGETHER_HERE, run
     from dsv4.cli.console import interruptible, note, status, write_json
 
     _check(url, key, key_file, tokenizer)
@@ -146,7 +147,7 @@ def batch(
                 plan,
                 kept,
                 target,
-                together=together or TOGETHER,
+                together=together or (TOGETHER_HERE if url is None else TOGETHER),
                 budget=budget,
                 stopped=stopped,
                 progress=shown,

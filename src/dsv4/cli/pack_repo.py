@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,10 @@ from dsv4.cli.options import DEFAULT_MODEL, JsonOption
 if TYPE_CHECKING:
     from dsv4.packing.pack import Packed
     from dsv4.pricing.price import Prices
+
+
+MOST_LISTED = 20
+"""Files of one kind that are named, unless all are asked for."""
 
 
 def pack_repo(
@@ -47,8 +53,8 @@ def pack_repo(
     max_file_size: Annotated[
         str, typer.Option(help="Pass over larger files.", metavar="SIZE")
     ] = "256K",
-    show_ignored: Annotated[
-        bool, typer.Option("--list", help="List the ignored files too, with the patterns.")
+    everything: Annotated[
+        bool, typer.Option("--list", help="List all that is left out, also what is ignored.")
     ] = False,
     prices: Annotated[
         Path | None,
@@ -91,9 +97,8 @@ def pack_repo(
         allow_secrets=allow_secret or (),
         max_file_bytes=parse_size(max_file_size),
     )
-    for one in packed.skipped:
-        if one.kind != "ignored" or show_ignored:
-            note(f"{one.kind}: {one.path} ({one.why})")
+    for line in _passed_over(packed, everything):
+        note(line)
     note(_about(packed, model, table))
     if output is not None:
         try:
@@ -106,9 +111,25 @@ def pack_repo(
         print(packed.text, end="")
 
 
+def _passed_over(packed: Packed, everything: bool) -> Iterator[str]:
+    """What is left out and why: every secret, and of other kinds the first ones."""
+    counts: Counter[str] = Counter()
+    for one in packed.skipped:
+        counts[one.kind] += 1
+        few = one.kind != "ignored" and counts[one.kind] <= MOST_LISTED
+        if everything or few or one.kind == "secret":
+            yield f"{one.kind}: {one.path} ({one.why})"
+    more = sum(
+        max(count - MOST_LISTED, 0)
+        for kind, count in counts.items()
+        if kind not in ("ignored", "secret")
+    )
+    if more and not everything:
+        yield f"and {more:,} more: --list names them"
+
+
 def _about(packed: Packed, model: str, table: Prices) -> str:
     """Size, cost, and whether it fits."""
-    from collections import Counter
     from datetime import UTC, datetime
 
     from dsv4 import config, locate

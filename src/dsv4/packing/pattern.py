@@ -47,6 +47,7 @@ def parse(line: str) -> Pattern | None:
         parts.insert(0, _DEEP)  # of any folder
     if not all(parts):
         return None
+    parts = [part for i, part in enumerate(parts) if part != _DEEP or parts[i - 1 : i] != [_DEEP]]
     try:
         names = tuple(None if part == _DEEP else _name(part) for part in parts)
     except ValueError:

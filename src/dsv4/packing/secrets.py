@@ -22,6 +22,7 @@ _NAMES = {
     ).split(),
 }
 
+# Nothing without a bound stands before something that may be missing: a file can be of any kind.
 _CONTENTS = {
     "a private key": r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----",
     "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
@@ -37,8 +38,8 @@ _CONTENTS = {
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{34,}\b",
     "an npm token": r"\bnpm_[A-Za-z0-9]{36}\b",
     "a PyPI token": r"\bpypi-AgE[A-Za-z0-9_-]{50,}",
-    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
-    "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s:/@'\"<>{}$%]+:[^\s:/@'\"<>{}$%]{6,}@[\w.-]+",
+    "a JSON web token": r"\beyJ[\w-]{10,2000}\.eyJ[\w-]{10,9000}\.[\w-]{20,}",
+    "a password in a URL": r"\b[a-z][a-z0-9+.-]{0,20}://[^\s:/@'\"<>{}$%]{1,200}:[^\s:/@'\"<>{}$%]{6,200}@\w",
 }
 _CONTENT = [(kind, re.compile(pattern)) for kind, pattern in _CONTENTS.items()]
 

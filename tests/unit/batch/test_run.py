@@ -159,7 +159,8 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("together", [1, 3, 8])
 def test_the_budget_is_kept(together: int, tmp_path: Path) -> None:
-    # A request is "hi": 2 tokens for len, and at most 100 for the answer: 202 millionths.
+    # A request is "hi", 2 tokens for len and 4 around it, and at most 100 for the answer: 206
+    # millionths of a dollar.
     plan = plan_of(tmp_path / "in", [line(str(i), "hi", max_tokens=100) for i in range(20)])
     most = Decimal("0.0009")
     used: list[Decimal] = []
@@ -186,7 +187,7 @@ def test_an_answer_that_counts_nothing_may_have_cost_all(tmp_path: Path) -> None
     plan = plan_of(tmp_path / "in", [line("a", "hi", max_tokens=100)])
     go(tmp_path, plan, lambda text: Response(200, {"choices": []}))
     known = batch_results.read(tmp_path / "out.jsonl", plan.requests).known
-    assert plan.spent(known) == Decimal("0.000202")
+    assert plan.spent(known) == Decimal("0.000206")
 
 
 def test_a_budget_needs_bounds(tmp_path: Path) -> None:
@@ -272,12 +273,12 @@ def test_what_it_will_take_and_what_it_took(tmp_path: Path) -> None:
         "requests": 5,
         "done": 0,
         "left": 5,
-        "prompt_tokens": 4 + 7 + 1 + 3 + 3,
+        "prompt_tokens": (4 + 4) + (7 + 4) + (1 + 4) + (4 + 3) + 3,
         "counted": True,
         "answer_tokens": 120,
         "unlimited": 3,
         "unpriced": 3,
-        "cost": "0.000251",
+        "cost": "0.000259",
     }
 
     def say(text: str) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,15 @@ def test_what_is_no_secret(text: str) -> None:
     assert secret_text(text) is None
 
 
+@pytest.mark.parametrize(
+    "part", ["a.", "eyJ-", "a://b", "sk-", "-----BEGIN A ", "a://b:", "ghp_", "xoxb-", "aws_"]
+)
+def test_a_long_text_is_searched_quickly(part: str) -> None:
+    start = time.process_time()
+    secret_text(part * ((256 << 10) // len(part)))
+    assert time.process_time() - start < 10  # a quadratic search takes minutes
+
+
 def test_secrets_by_name() -> None:
     for name in (".env", ".env.local", "prod.env", "id_rsa", "Server.PEM", ".npmrc", "a.tfstate"):
         assert secret_name(name) is not None, name
@@ -193,7 +203,22 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == dsv4.pack_repo(folder, ignore=["/prompt.txt"]).text
 
 
-def test_command_tells_what_does_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "long.txt").write_text("word 123 " * 400_000, encoding="utf-8")
-    assert main(["pack-repo", str(folder), "--max-file-size", "8M", "--output", "/dev/null"]) == 0
-    assert "more than the 1,048,576 tokens of nano's context" in capsys.readouterr().err
+def test_command_tells_what_does_not_fit(
+    folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "long.txt").write_text("x" * 5000, encoding="utf-8")
+    for i in range(25):
+        (folder / f"{i}.png").write_bytes(b"\0")
+        (folder / f"{i}.pem").write_text(KEY, encoding="utf-8")
+    command = ["pack-repo", str(folder), "--model", str(tiny_folder), "--output", "/dev/null"]
+    assert main(command) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        f"that is more than the 4,096 tokens of {tiny_folder}'s context: see --max-tokens" in told
+    )
+    kinds = [line.split(":")[0] for line in told]
+    assert (kinds.count("secret"), kinds.count("binary")) == (26, 20)
+    assert "and 7 more: --list names them" in told  # a logo and latin.txt are binary too
+    assert main([*command, "--list"]) == 0
+    kinds = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert (kinds.count("secret"), kinds.count("binary")) == (26, 27)

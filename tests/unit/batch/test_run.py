@@ -108,6 +108,18 @@ def test_what_is_done_is_not_asked_again(tmp_path: Path) -> None:
     assert go(tmp_path, plan, fine)[0].asked == ["e"]
 
 
+def test_half_a_line_is_dropped(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "in", [line("a", "a"), line("b", "b")])
+    out = tmp_path / "out.jsonl"
+    target, _ = go(tmp_path, plan, fine)
+    whole = out.read_bytes().splitlines(keepends=True)
+    for size in (0, 1, len(whole[1]) - 1):
+        out.write_bytes(whole[0] + whole[1][:size])
+        target, _ = go(tmp_path, plan, fine)
+        assert target.asked == [json.loads(whole[1])["response"]["request_id"].removeprefix("r-")]
+        assert out.read_bytes().splitlines(keepends=True) == whole
+
+
 def test_a_dry_look_changes_nothing(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "in", [line("a"), line("b")])
     out = tmp_path / "out.jsonl"

@@ -125,6 +125,15 @@ def test_a_budget_is_never_exceeded(folder: Path, seed: int) -> None:
         dsv4.pack_repo(folder, max_tokens=20)
 
 
+def test_what_is_small_still_fits_behind_what_is_large(folder: Path) -> None:
+    for name in ("guide.md", "other.md"):
+        (folder / "docs" / name).write_text("zq7 " * 240, encoding="utf-8")
+    budget = dsv4.pack_repo(folder, max_file_bytes=1000, ignore=["other.md"]).tokens + 100
+    packed = dsv4.pack_repo(folder, max_file_bytes=1000, max_tokens=budget)
+    assert [path for path, _ in packed.files] == ORDER
+    assert [one.path for one in packed.skipped if one.kind == "budget"] == ["docs/other.md"]
+
+
 @pytest.mark.parametrize("kind", SECRETS)
 def test_secrets_by_what_is_in_them(kind: str, folder: Path) -> None:
     (folder / "config.py").write_text(f"first = 1\nsecond = '{SECRETS[kind]}'\n", encoding="utf-8")

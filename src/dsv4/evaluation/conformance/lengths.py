@@ -28,7 +28,7 @@ def onset(config: ModelConfig) -> int:
 def boundaries(config: ModelConfig, length: int) -> list[int]:
     """Lengths up to `length` at which something begins or ends, in order."""
     window, first = config.sliding_window, onset(config)
-    found = {1, 2, 3, 4, 5, 7, 8, 11}
+    found = {3, 4, 7, 8}
     for edge in (window, HCA, 2 * HCA, first):
         found |= {edge - 1, edge, edge + 1, edge + 3}
     return sorted(number for number in found if 1 <= number <= length) or [length]

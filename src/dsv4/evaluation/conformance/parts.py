@@ -55,7 +55,8 @@ class Inputs:
     """What every part of a layer is fed: ids, the streams before it, and what `exact` made of them
     in front of attention and experts.
 
-    `steps`: positions that are also computed singly, after all before them. `large`: the experts'
+    `steps`: positions, in order, that are also computed singly, with what lies between them in
+    chunks. `large`: the experts'
     inputs multiplied until gates exceed their clamp and router logits the range of exp.
     `embedded`: embeddings of the ids, which the MTP block joins to the streams; None otherwise.
     """
@@ -104,12 +105,19 @@ def gather(
 
 
 def compute(
-    block: Block, inputs: Inputs, ticket: Ticket | None, variant: Variant
+    block: Block,
+    inputs: Inputs,
+    ticket: Ticket | None,
+    variant: Variant,
+    *,
+    stepwise: bool = True,
 ) -> dict[str, Tensor]:
-    """Part -> its numbers, positions first, as float32 (choices as bool)."""
+    """Part -> its numbers, positions first, as float32 (choices as bool); `steps` if `stepwise`."""
     numerics = variant.numerics
     with torch.no_grad(), variant.within():
         parts = _attention(block, inputs, numerics)
+        if stepwise:
+            parts["steps"] = _steps(block, inputs, numerics)
         parts |= _experts(block, inputs.experts_1TD, inputs.ids_1T, numerics, "")
         parts |= _experts(block, inputs.large_1TD, inputs.ids_1T, numerics, ", large")
         name = "layer" if inputs.embedded_1TD is None else "prediction"
@@ -120,6 +128,12 @@ def compute(
     return {
         name: value if value.dtype == torch.bool else value.float() for name, value in parts.items()
     }
+
+
+def steps(block: Block, inputs: Inputs, variant: Variant) -> Tensor:
+    """Attention of the tokens that are computed singly, `[K, D]` float32."""
+    with torch.no_grad(), variant.within():
+        return _steps(block, inputs, variant.numerics).float()
 
 
 def through(
@@ -174,20 +188,20 @@ def _attention(block: Block, inputs: Inputs, numerics: Numerics) -> dict[str, Te
         parts["index keys"] = ops.hadamard(keys_NI) if numerics.rounds_cache else keys_NI
     if readings and readings[0].selected_BTK is not None:
         parts["selection"] = _chosen(readings[0].selected_BTK[0], T // attn.ratio)
-    rows = [_step(block, x_1TD, position, numerics) for position in inputs.steps]
-    parts["steps"] = torch.stack(rows)
     return parts
 
 
-def _step(block: Block, x_1TD: Tensor, position: int, numerics: Numerics) -> Tensor:
-    """Attention of one token `[D]` after a prefill of those before it."""
-    state = _state(block.config, block.attn.ratio, numerics)
-    if position:
-        block.attn(x_1TD[:, :position].contiguous(), 0, state, numerics)
-    y_11D: Tensor = block.attn(
-        x_1TD[:, position : position + 1].contiguous(), position, state, numerics
-    )
-    return y_11D[0, 0]
+def _steps(block: Block, inputs: Inputs, numerics: Numerics) -> Tensor:
+    """Attention of single tokens `[K, D]`: chunks lead up to each, over one state."""
+    x_1TD = inputs.attention_1TD.to(numerics.dtype)
+    state, done, rows = _state(block.config, block.attn.ratio, numerics), 0, []
+    for position in inputs.steps:
+        if position > done:
+            block.attn(x_1TD[:, done:position].contiguous(), done, state, numerics)
+        done = position + 1
+        y_11D = block.attn(x_1TD[:, position:done].contiguous(), position, state, numerics)
+        rows.append(y_11D[0, 0])
+    return torch.stack(rows)
 
 
 def _chosen(selected_TK: Tensor, count: int) -> Tensor:

@@ -121,7 +121,8 @@ class _Examiner:
 
     def suspects(self, variant: str) -> list[str]:
         diagnosis = self.diagnoses.get(variant)
-        return [] if diagnosis is None else [s.fault.name for s in diagnosis.suspects(variant)]
+        found = [] if diagnosis is None else diagnosis.suspects(variant)
+        return [f"{s.fault.name} (explains {100 * (1 - s.remains):.0f} %)" for s in found]
 
 
 def _numerics(

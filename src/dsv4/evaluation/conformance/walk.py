@@ -18,9 +18,9 @@ from dsv4.config import CSA, HCA, SWA
 from dsv4.errors import CheckpointError
 from dsv4.evaluation.conformance.comparison import CHOICES, Comparison, allowed, measure, relative
 from dsv4.evaluation.conformance.lengths import onset
-from dsv4.evaluation.conformance.parts import ORDER, Inputs, compute, gather, through
+from dsv4.evaluation.conformance.parts import ORDER, Inputs, compute, gather, steps, through
 from dsv4.evaluation.conformance.pieces import Pieces
-from dsv4.evaluation.conformance.variant import TRUTH, Variant
+from dsv4.evaluation.conformance.variant import IN_PIECES, TRUTH, Variant
 from dsv4.model.block import Block
 from dsv4.model.engram import Ticket
 from dsv4.numerics.policy import EXACT
@@ -77,13 +77,13 @@ class Walk:
         ids_1T = torch.tensor([list(self.ids)])
         embedded_1TD = self.pieces.embed(ids_1T)
         truth_1TSD = embedded_1TD.unsqueeze(2).expand(-1, -1, config.hc_mult, -1).contiguous()
-        own = {variant.name: truth_1TSD for variant in self.variants}
+        own = {variant.name: truth_1TSD for variant in self._others()}
         found = self._rows_of_tables(ids_1T)
         for number in range(self.layers):
             block = self.pieces.layer(number)
             tickets = self._tickets(block, found)
             truth_1TSD = self._layer(f"layers.{number}", block, ids_1T, truth_1TSD, tickets, None)
-            for variant in self.variants:
+            for variant in self._others():
                 streams = through(block, ids_1T, own[variant.name], tickets(variant), variant)
                 own[variant.name] = streams
             self._carried(f"layers.{number}", KINDS[block.attn.ratio], "streams", own, truth_1TSD)
@@ -100,7 +100,7 @@ class Walk:
         """The head, then the MTP block."""
         head = self.pieces.head()
         logits = {}
-        for variant in self.variants:
+        for variant in self._others():
             with variant.within():
                 last = own[variant.name][:, -LOGITS:].to(variant.numerics.dtype).contiguous()
                 logits[variant.name] = head(last, variant.numerics)
@@ -116,6 +116,10 @@ class Walk:
                 lambda _: None,
                 embedded_1TD[:, 1:],
             )
+
+    def _others(self) -> list[Variant]:
+        """The variants that are more than the truth in pieces."""
+        return [variant for variant in self.variants if variant.name != IN_PIECES]
 
     def _rows_of_tables(self, ids_1T: Tensor) -> tuple[Tensor, ...]:
         ngrams = self.pieces.ngrams()
@@ -144,19 +148,25 @@ class Walk:
         embedded_1TD: Tensor | None,
     ) -> Tensor:
         """Compare the parts of a layer; the streams after it."""
-        steps = [length - 1 for length in self.lengths if length <= ids_1T.shape[1]]
-        inputs, after_1TSD = gather(block, ids_1T, streams_1TSD, tickets(None), steps, embedded_1TD)
+        T = ids_1T.shape[1]
+        single = [length - 1 for length in self.lengths if length <= T] or [T - 1]
+        inputs, after_1TSD = gather(
+            block, ids_1T, streams_1TSD, tickets(None), single, embedded_1TD
+        )
         truth = Variant(TRUTH, EXACT, ())
-        computed = {"truth": compute(block, inputs, tickets(None), truth)}
-        for part, numbers in computed["truth"].items():
+        computed = {TRUTH: compute(block, inputs, tickets(None), truth, stepwise=False)}
+        for part, numbers in computed[TRUTH].items():
             if not bool(numbers.isfinite().all()):
                 raise CheckpointError(
                     f"{name}: {part} is not finite", "its weights are damaged, or none at all"
                 )
         # Prefill and single steps are one computation: the truth of a step is its row.
-        computed["truth"]["steps"] = computed["truth"]["attention"][list(inputs.steps)]
+        computed[TRUTH]["steps"] = computed[TRUTH]["attention"][list(inputs.steps)]
         for variant in self.variants:
-            computed[variant.name] = compute(block, inputs, tickets(variant), variant)
+            if variant.name == IN_PIECES:
+                computed[variant.name] = {"steps": steps(block, inputs, variant)}
+            else:
+                computed[variant.name] = compute(block, inputs, tickets(variant), variant)
         kind = "MTP" if embedded_1TD is not None else KINDS[block.attn.ratio]
         rows = self._compared(name, kind, computed, inputs.steps)
         self.rows += rows
@@ -170,7 +180,7 @@ class Walk:
         rows = []
         for variant in self.variants:
             for against, how in variant.against:
-                truth = computed["truth" if against == TRUTH else against]
+                truth = computed[against]
                 for part in ORDER:
                     if part not in truth or part not in computed[variant.name]:
                         continue
@@ -198,7 +208,11 @@ class Walk:
     ) -> Comparison:
         a, b = ours[part], truth[part]
         judged = torch.ones(len(b), dtype=torch.bool)
-        if how not in ("float32", "kernels") and part in ("attention", "steps", "layer") and kind == "CSA":
+        if (
+            how not in ("float32", "kernels")
+            and part in ("attention", "steps", "layer")
+            and kind == "CSA"
+        ):
             # Where the indexer drops entries, of nearly equal ones either may go.
             places = torch.tensor(steps) if part == "steps" else torch.arange(len(b))
             judged = places < onset(self.pieces.config) - 1
@@ -222,7 +236,7 @@ class Walk:
         self, layer: str, kind: str, part: str, own: Mapping[str, Tensor], truth: Tensor
     ) -> None:
         """What has added up to here, when every variant goes its own way: reported, not judged."""
-        for variant in self.variants:
+        for variant in self._others():
             a, b = own[variant.name][0].float(), truth[0]
             each = relative(a, b)
             at = int(each.argmax())

@@ -23,6 +23,8 @@ from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import BF16, EXACT, OFFICIAL
 from dsv4.presets import preset
 
+DOCS = Path(__file__).parents[4] / "docs" / "verify.md"
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 LENGTH = 132
 STEPS = (4, 8, 37, LENGTH)
 ROUNDING_ONLY = ("indexer-without-hadamard",)
@@ -123,6 +125,18 @@ def test_the_position_from_which_it_shows(found: dict[str, list[Comparison]]) ->
     assert found["indexer-without-relu"][0].first is not None
     assert found["indexer-without-relu"][0].first >= 36 - 1
     assert found["overlap-lost-between-chunks"][0].first == 7
+
+
+def test_the_table_in_the_docs(found: dict[str, list[Comparison]], tmp_path: Path) -> None:
+    rows = ["| | failure | | first seen in |", "|---|---|---|---|"]
+    for name, one in sorted(FAULTS.items(), key=lambda item: item[1].number):
+        first = found[name][0] if name != CONVERGED else None
+        place = f"{first.part} ({first.kind})" if first is not None else "layer (SWA)"
+        rows.append(f"| {one.number} | `{name}` | {one.title} | {place} |")
+    head, rest = DOCS.read_text(encoding="utf-8").split(BEGIN)
+    text = "\n".join([head + BEGIN, *rows, END + rest.split(END)[1]])
+    (tmp_path / DOCS.name).write_text(text, encoding="utf-8")
+    assert DOCS.read_text(encoding="utf-8") == text, f"copy {tmp_path / DOCS.name} to docs"
 
 
 @pytest.mark.slow

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from dsv4.evaluation.conformance.finding import Finding, Report
 
 
+SMALL = 200 << 20
+"""Bytes of weights below which one thread is faster: see `cli.loading`."""
+
+
 def verify(
     model: ModelArgument,
     headers_only: Annotated[
@@ -51,7 +55,8 @@ def verify(
     folder = locate.folder(model)
     import torch
 
-    torch.set_num_threads(pool.use(threads))
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    torch.set_num_threads(pool.use(1 if threads is None and stored < SMALL else threads))
     with progress("verify") as done:
         report = verify_folder(
             folder,

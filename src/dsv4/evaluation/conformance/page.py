@@ -24,6 +24,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem }
 svg { width: 100%; font: 11px system-ui, sans-serif } svg .title { font-weight: 600 }
 svg line { stroke: #d8dee4 } svg polyline { fill: none; stroke-width: 1.5 }
+.legend span { margin-right: 1.2em }
 svg .left { text-anchor: end } svg .below { text-anchor: middle }
 """
 
@@ -74,19 +75,20 @@ def _numbers(comparisons: Sequence[Comparison]) -> Iterable[str]:
     yield "<h2>Numbers, layer by layer</h2>"
     yield (
         "<p>Relative L2 difference from what is named, every part fed with the inputs that exact "
-        "has there; streams and logits are those of each variant's own way.</p><div class=plots>"
+        "has there; streams and logits are those of each variant's own way.</p>"
     )
     layers = list(dict.fromkeys(row.layer for row in comparisons))
+    short = [name.removeprefix("layers.") for name in layers]
+    chosen = plot.colours(list(dict.fromkeys(_series(row) for row in comparisons)))
+    yield plot.legend(chosen)
+    yield "<div class=plots>"
     for part in (*ORDER, "streams"):
         rows = [row for row in comparisons if row.part == part and part not in CHOICES]
         if any(row.relative for row in rows):
             series: dict[str, list[tuple[int, float]]] = {}
             for row in rows:
-                name = f"{row.variant} from {row.against}"
-                if row.variant != row.against:
-                    series.setdefault(name, []).append((layers.index(row.layer), row.relative))
-            short = [name.removeprefix("layers.") for name in layers]
-            yield plot.lines(part, short, series)
+                series.setdefault(_series(row), []).append((layers.index(row.layer), row.relative))
+            yield plot.lines(part, short, series, chosen)
     yield "</div>"
     yield _table(
         ("variant", "from", "part", "nearest to its bound", "relative", "allowed", "beyond"),
@@ -104,6 +106,10 @@ def _numbers(comparisons: Sequence[Comparison]) -> Iterable[str]:
         ),
         numbers=3,
     )
+
+
+def _series(row: Comparison) -> str:
+    return f"{row.variant} from {row.against}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:

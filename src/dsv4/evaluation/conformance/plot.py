@@ -7,16 +7,34 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 8, 22, 34
+LEFT, RIGHT, TOP, BOTTOM = 56, 8, 22, 20
 COLOURS = ("#1f6feb", "#d1632a", "#2f8f4e", "#8250df", "#a8324a")
 
 
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for every series, the same in all images of a page."""
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+
+
+def legend(chosen: Mapping[str, str]) -> str:
+    """Which colour is which series, as HTML."""
+    marks = (
+        f'<span style="color:{colour}">&#9679; {escape(name)}</span>'
+        for name, colour in chosen.items()
+    )
+    return f"<p class=legend>{' '.join(marks)}</p>"
+
+
 def lines(
-    title: str, names: Sequence[str], series: Mapping[str, Sequence[tuple[int, float]]]
+    title: str,
+    names: Sequence[str],
+    series: Mapping[str, Sequence[tuple[int, float]]],
+    chosen: Mapping[str, str],
 ) -> str:
     """An SVG image: a line per series of (place, value), on a logarithmic scale.
 
-    `names` label the places. Zero is drawn at the lower edge, what is not finite at the upper.
+    `names` label the places, `chosen` has the colours. Zero is drawn at the lower edge, what is
+    not finite at the upper.
     """
     values = [value for line in series.values() for _, value in line if 0 < value < math.inf]
     low = math.floor(math.log10(min(values, default=1e-6)))
@@ -49,16 +67,11 @@ def lines(
             f'<text x="{x(place):.1f}" y="{HEIGHT - BOTTOM + 14}" class="below">'
             f"{escape(names[place])}</text>"
         )
-    for number, (name, line) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
+    for name, line in series.items():
         points = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in line)
-        parts.append(f'<polyline points="{points}" style="stroke:{colour}"/>')
+        parts.append(f'<polyline points="{points}" style="stroke:{chosen[name]}"/>')
         parts += [
-            f'<circle cx="{x(place):.1f}" cy="{y(value):.1f}" r="2.5" style="fill:{colour}"/>'
+            f'<circle cx="{x(place):.1f}" cy="{y(value):.1f}" r="2.5" style="fill:{chosen[name]}"/>'
             for place, value in line
         ]
-        at = LEFT + number * (WIDTH - LEFT) / max(1, len(series))
-        parts.append(
-            f'<text x="{at:.1f}" y="{HEIGHT - 4}" style="fill:{colour}">{escape(name)}</text>'
-        )
     return "".join(parts) + "</svg>"

@@ -85,6 +85,13 @@ def test_a_model_with_engrams(tmp_path: Path, conv: bool) -> None:
     assert len(report.comparisons) > 30
 
 
+def test_a_folder_in_the_transformers_layout(three_layers: Path, tmp_path: Path) -> None:
+    checkpoint.export_transformers(checkpoint.load(three_layers), tmp_path / "theirs")
+    report = verify_folder(tmp_path / "theirs", ONE)
+    assert report.passed and report.facts["layout"] == "transformers"
+    assert {row.variant for row in report.comparisons} >= {"official", "fast"}
+
+
 @pytest.mark.skipif(kernels is None, reason="no native kernels here")
 def test_wrong_kernels_are_found_and_named(three_layers: Path) -> None:
     # Kernels cannot be changed from here, so their definition is, op by op.

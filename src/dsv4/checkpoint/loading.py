@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dsv4.checkpoint.experts import ExpertStore
 from dsv4.checkpoint.folder import Reader
@@ -146,12 +147,18 @@ def _build(
         )
     with torch.device("meta"):
         model = Transformer(plan.config, numerics)
-    reader = Reader()
-    for source in plan.sources:
-        set_weight(model, source.parameter.name, _value(source, reader))
+    fill(model, plan.sources)
     if plan.lacks_token_map and canonical_ids is not None:
         set_token_map(model, canonical_ids(plan.config.vocab_size))
     return model.eval()
+
+
+def fill(module: nn.Module, sources: Iterable[Source], prefix: str = "") -> None:
+    """Map stored weights into `module`, which has them under their names without `prefix`. The
+    files stay mapped as long as it lives."""
+    reader = Reader()
+    for source in sources:
+        set_weight(module, source.parameter.name.removeprefix(prefix), _value(source, reader))
 
 
 def _value(source: Source, reader: Reader) -> Weight:

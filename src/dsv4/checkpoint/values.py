@@ -120,7 +120,7 @@ def _fault(check: _Check, buffer: bytearray) -> str | None:
     They are read into `buffer`, not mapped: pages that a mapping reads would count as ours.
     """
     dtype, limit = DTYPES[check.stored.dtype], check.limit
-    for size in _read(check.stored, buffer):
+    for size in read(check.stored, buffer):
         chunk = torch.frombuffer(buffer, dtype=torch.uint8, count=size).view(dtype)
         if limit is not None:
             if not 0 <= int(chunk.min()) <= int(chunk.max()) < limit:
@@ -130,8 +130,9 @@ def _fault(check: _Check, buffer: bytearray) -> str | None:
     return None
 
 
-def _read(stored: Stored, buffer: bytearray) -> Iterator[int]:
-    """Fill `buffer` with one part of a tensor after the other; yields the sizes in bytes."""
+def read(stored: Stored, buffer: bytearray) -> Iterator[int]:
+    """Fill `buffer` with one part of a tensor after the other; yields the sizes in bytes. Raises
+    CheckpointError if the file cannot be read."""
     left = stored.nbytes
     try:
         with stored.file.open("rb") as file:

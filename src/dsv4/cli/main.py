@@ -28,6 +28,7 @@ COMMANDS = {
     "logits": "Write the logits of given tokens to a safetensors file.",
     "score": "Measure how well a model predicts a text.",
     "eval": "Measure how good a model is, on data it was not trained on.",
+    "verify": "Find out whether a checkpoint is right and this machine computes it right.",
     "bench": "Measure how fast a model runs on this machine.",
     "inspect": "Show sizes, tensors, memory and cost of a configuration or folder.",
     "synth": "Write a random checkpoint of any configuration in the released layout.",

@@ -75,10 +75,7 @@ class Transformer(nn.Module):
         self.embed = Embedding(config.vocab_size, hidden)
         engram = config.engram
         self.ngrams = NgramIndex(engram, config.vocab_size) if engram is not None else None
-        self.layers = nn.ModuleList(
-            Block(config, ratio, hashed=config.is_hash_layer(i), engram=_engram(config, i))
-            for i, ratio in enumerate(config.layer_ratios)
-        )
+        self.layers = nn.ModuleList(make_layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = Norm(hidden)
         self.head = Dense(hidden, config.vocab_size)
         self.hc_head_fn = nn.Parameter(torch.empty(S, S * hidden))
@@ -324,6 +321,16 @@ class Transformer(nn.Module):
                 f"(0 to {self.config.vocab_size - 1})"
             )
         return start
+
+
+def make_layer(config: ModelConfig, layer: int) -> Block:
+    """Layer number `layer` of a model, its weights not set."""
+    return Block(
+        config,
+        config.layer_ratios[layer],
+        hashed=config.is_hash_layer(layer),
+        engram=_engram(config, layer),
+    )
 
 
 def _engram(config: ModelConfig, layer: int) -> Engram | None:

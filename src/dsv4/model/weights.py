@@ -35,8 +35,9 @@ def get_weight(model: Transformer, name: str) -> Weight:
     return value.merged() if isinstance(value, Adapted) else value
 
 
-def set_weight(model: Transformer, name: str, value: Factor) -> None:
-    """Put `value` in the place of the weight called `name`, without copying it."""
+def set_weight(model: nn.Module, name: str, value: Factor) -> None:
+    """Put `value` in the place of the weight called `name` of a model or a part of one, without
+    copying it."""
     path = name.split(".")
     for length in range(len(path)):
         forget(model.get_submodule(".".join(path[:length])))

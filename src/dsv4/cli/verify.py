@@ -1,0 +1,114 @@
+"""`dsv4 verify`: is this deployment right, and if not, where does it go wrong?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsv4.cli.options import JsonOption, ModelArgument, ThreadsOption
+
+if TYPE_CHECKING:
+    from dsv4.evaluation.conformance.finding import Finding, Report
+
+
+SMALL = 200 << 20
+"""Bytes of weights below which one thread is faster: see `cli.loading`."""
+
+
+def verify(
+    model: ModelArgument,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Configuration, headers and tokenizer alone.")
+    ] = False,
+    layers: Annotated[
+        int | None, typer.Option(help="Read and compute the first N layers only.", min=1)
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of the prompt; past the first dropped entry if not given.", min=2
+        ),
+    ] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report as one page.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Find out whether a checkpoint is right and this machine computes it right.
+
+    First the configuration, the headers and the tokenizer; then every stored number: NaN, dead
+    tensors, odd scales, routing tables; then every layer, part by part: official and fast
+    against exact, all fed with the same inputs. One layer is in memory at a time.
+
+    Exit code 1 if something is wrong. A difference is traced to the first layer and part that
+    has it and compared with the known failures of V4 implementations.
+    """
+    from dsv4 import locate
+    from dsv4.cli.console import progress, write_json
+    from dsv4.evaluation.conformance.page import page
+    from dsv4.evaluation.conformance.verify import Options, verify_folder
+    from dsv4.ops.cpu import threads as pool
+
+    folder = locate.folder(model)
+    import torch
+
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    torch.set_num_threads(pool.use(1 if threads is None and stored < SMALL else threads))
+    with progress("verify") as done:
+        report = verify_folder(
+            folder,
+            Options(headers_only, layers, length),
+            progress=lambda what, part, total: done(part, total),
+        )
+    if html is not None:
+        html.write_text(page(report), encoding="utf-8")
+    if as_json:
+        write_json(report.as_json())
+    else:
+        _show(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _show(report: Report) -> None:
+    from dsv4.cli.console import output, table
+    from dsv4.evaluation.conformance.summary import summarize
+
+    out = output()
+    out.print(report.subject, markup=False)
+    for name, value in report.facts.items():
+        out.print(f"  {name}: {value}", markup=False)
+    for check in report.checks:
+        out.print(f"{check.name}: {check.what} ({check.seconds:.1f} s)", markup=False)
+    if report.comparisons:
+        shown = table("", "variant", "from", "part", "at", "relative", "allowed", "beyond", left=4)
+        for row in summarize(report.comparisons):
+            worst = row.worst
+            bound = "" if worst.allowed is None else f"{worst.allowed:.1e}"
+            shown.add_row(
+                worst.variant,
+                worst.against,
+                worst.part,
+                worst.layer,
+                f"{worst.relative:.1e}",
+                bound,
+                f"{row.failed} of {row.layers}",
+            )
+        out.print(shown)
+    for finding in report.findings:
+        out.print(_sentence(finding), markup=False, soft_wrap=True)
+    errors, warnings = report.count("error"), report.count("warning")
+    verdict = "passed" if report.passed else "failed"
+    out.print(f"{verdict}: {errors} errors, {warnings} warnings", markup=False)
+
+
+def _sentence(finding: Finding) -> str:
+    text = f"{finding.severity}: {finding.where}: {finding.what}"
+    if finding.resembles:
+        text += f"\n  resembles: {finding.resembles}"
+    if finding.hint:
+        text += f"\n  hint: {finding.hint}"
+    return text

@@ -1,0 +1,117 @@
+"""How far one variant's numbers are from another's, and how far they may be.
+
+Shapes: T positions (or rows of another kind), X numbers of one position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsv4.evaluation.distance import BOUND
+
+CHOICES = ("selection", "choice")
+"""Parts that hold which entries or experts were chosen: what counts is how many positions differ,
+not by how much."""
+
+FLOAT32 = 1e-4
+"""Same arithmetic, another order of float32 sums: less than 1e-6 in nano."""
+
+SAME_ROUNDING = {"affinities": 1e-4, "affinities, large": 1e-4, "layer": 2e-2, "prediction": 2e-2}
+SAME_ROUNDING_ELSEWHERE = 5e-3
+"""The same roundings, another order of sums: a value on the edge of two roundings falls to either
+side now and then. Whole layers have many roundings one behind the other."""
+
+ROUNDED = {
+    "affinities": 1e-2,
+    "affinities, large": 1e-2,
+    "index keys": 0.25,
+    "layer": 0.15,
+    "prediction": 0.15,
+}
+ROUNDED_ELSEWHERE = 0.1
+"""`official` from `exact`. One rounding to e4m3 moves a number by up to 1/16, by about 1/40 on
+average; a sublayer has two or three in a row, a layer twice that; index keys are e2m1 (1/4 at
+most); the router sees bfloat16 (1/256)."""
+
+BFLOAT16 = 3e-2
+"""bfloat16 between operators and nothing quantised, as in transformers, from `exact`: a rounding
+moves a number by 1/256 at most, a layer has some twenty."""
+
+CHOICES_DIFFER = 0.02
+"""Share of positions at which equal arithmetic may choose another expert or entry (ties)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`part` of a layer as `variant` computes it, from what `against` computes for the same inputs.
+
+    `relative`: L2 norm of the difference over that of `against`; for choices, the share of
+    positions that differ. `worst`: the largest relative difference of one position, `at` it.
+    `first`: the first position beyond `allowed`. `allowed`: what `relative` may be; None if it is
+    only reported.
+    """
+
+    layer: str
+    kind: str
+    part: str
+    variant: str
+    against: str
+    relative: float
+    worst: float
+    at: int
+    first: int | None
+    allowed: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Within bounds. A NaN is not."""
+        return self.allowed is None or self.relative <= self.allowed
+
+
+def relative(a_TX: Tensor, b_TX: Tensor) -> Tensor:
+    """Relative difference of every position, `[T]` float64; infinite where a number is not finite
+    in one alone."""
+    a, b = a_TX.flatten(1).double(), b_TX.flatten(1).double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = torch.where(same, 0.0, a - b).norm(dim=1)
+    scale = torch.where(b.isfinite(), b, 0.0).norm(dim=1)
+    found = torch.where(difference == 0, 0.0, difference / scale.clamp_min(1e-300))
+    return torch.where(found.isnan(), math.inf, found)
+
+
+def overall(a_TX: Tensor, b_TX: Tensor) -> float:
+    """Relative L2 difference of all positions together."""
+    return float(relative(a_TX.flatten()[None], b_TX.flatten()[None]))
+
+
+def measure(part: str, a_TX: Tensor, b_TX: Tensor) -> float:
+    """The one number by which a part is judged."""
+    if part in CHOICES:
+        return float((a_TX != b_TX).flatten(1).any(1).double().mean())
+    return overall(a_TX, b_TX)
+
+
+def allowed(part: str, how: str, official: float | None = None) -> float | None:
+    """What the difference of a part may be.
+
+    `how`: `float32` (same arithmetic), `kernels` (same roundings), `bfloat16` (from `exact`),
+    `rounded` (`official` from `exact`) or `fast` (from `exact`; at most BOUND times what `official`
+    was measured at, since the roundings of both are of one kind). None: choices of differently
+    rounded scores may differ.
+    """
+    if part in CHOICES:
+        return CHOICES_DIFFER if how in ("float32", "kernels") else None
+    if how == "float32":
+        return FLOAT32
+    if how == "kernels":
+        return SAME_ROUNDING.get(part, SAME_ROUNDING_ELSEWHERE)
+    if how == "bfloat16":
+        return BFLOAT16
+    bound = ROUNDED.get(part, ROUNDED_ELSEWHERE)
+    if how == "fast" and official is not None:
+        return min(bound, BOUND * official)
+    return bound

@@ -1,0 +1,82 @@
+"""What a check found, and everything one run of the kit did."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dsv4.evaluation.conformance.comparison import Comparison
+
+Severity = Literal["error", "warning", "note"]
+Certainty = Literal["certain", "likely", "possible"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know about a deployment.
+
+    `what`: a sentence. `where`: a file, a tensor, or a part of a layer. `severity`: an error makes
+    the run fail; a warning is unusual but may be meant; a note is a fact. `sure`: `certain` is read
+    from the bytes or proved by a number out of its bounds, `likely` and `possible` are inferred.
+    `resembles`: the known failure whose numbers these are, if any. `hint`: what to do.
+    """
+
+    what: str
+    where: str
+    severity: Severity = "error"
+    sure: Certainty = "certain"
+    resembles: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: its name, what exactly, how long it took in seconds."""
+
+    name: str
+    what: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything a run of `dsv4 verify` did and found.
+
+    `facts`: what was verified (model, sizes, digests), in the order they are shown. Filled by
+    `verify.verify_folder`, read by the forms (text, JSON, page).
+    """
+
+    subject: str
+    facts: dict[str, str] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is no error among the findings."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; numbers that are not finite become text, which JSON has no number for."""
+        comparisons = [
+            {name: _number(value) for name, value in asdict(row).items()} | {"ok": row.ok}
+            for row in self.comparisons
+        ]
+        return {
+            "subject": self.subject,
+            "passed": self.passed,
+            "facts": self.facts,
+            "checks": [asdict(check) for check in self.checks],
+            "findings": [asdict(finding) for finding in self.findings],
+            "comparisons": comparisons,
+        }
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are of this severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+
+def _number(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -62,8 +62,9 @@ class Diagnosis:
         self, block: Block, inputs: Inputs, ticket: Ticket | None, seen: Mapping[str, Parts]
     ) -> None:
         """Take what variants computed for a layer (`seen`: variant -> parts) into account."""
+        hashed = block.ffn.gate.tid2eid is not None
         sound = compute(block, inputs, ticket, Variant("sound", self.numerics, (), unfused))
-        before = {name: self._distances(parts, sound) for name, parts in seen.items()}
+        before = {name: self._distances(parts, sound, hashed) for name, parts in seen.items()}
         for name, distances in before.items():
             evidence = self._evidence.setdefault(name, _Evidence())
             evidence.parts += sum(value > 0 for value in distances.values())
@@ -72,7 +73,7 @@ class Diagnosis:
             wrong = compute(block, inputs, ticket, under)
             for name, parts in seen.items():
                 remains = self._evidence[name].remains
-                after = self._distances(parts, wrong)
+                after = self._distances(parts, wrong, hashed)
                 remains[fault.name] = remains.get(fault.name, 0.0) + sum(
                     # Where nothing differs, a failure that would differ there is not the one.
                     min(1.0, value / before[name][part]) if before[name].get(part) else value
@@ -92,13 +93,12 @@ class Diagnosis:
         ]
         return sorted(found, key=lambda suspect: suspect.remains)
 
-    def _distances(self, a: Parts, b: Parts) -> dict[str, float]:
+    def _distances(self, a: Parts, b: Parts, hashed: bool) -> dict[str, float]:
         """Part -> difference of two computations of a layer, at most 1 (a part that is wrong
         altogether says no more than that); 0 where rounding explains it."""
         found = {}
         for part in ORDER:
-            bound = allowed(part, self.how)
-            if part in a and part in b and bound is not None:
+            if part in a and part in b:
                 value = min(1.0, measure(part, a[part], b[part]))
-                found[part] = value if value > bound else 0.0
+                found[part] = value if value > allowed(part, self.how, hashed=hashed) else 0.0
         return found

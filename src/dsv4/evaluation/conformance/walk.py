@@ -168,13 +168,14 @@ class Walk:
             else:
                 computed[variant.name] = compute(block, inputs, tickets(variant), variant)
         kind = "MTP" if embedded_1TD is not None else KINDS[block.attn.ratio]
-        rows = self._compared(name, kind, computed, inputs.steps)
+        hashed = block.ffn.gate.tid2eid is not None
+        rows = self._compared(name, kind, hashed, computed, inputs.steps)
         self.rows += rows
         self.visit(Layer(name, kind, block, inputs, tickets(None), computed), rows)
         return after_1TSD
 
     def _compared(
-        self, name: str, kind: str, computed: Computed, steps: Sequence[int]
+        self, name: str, kind: str, hashed: bool, computed: Computed, steps: Sequence[int]
     ) -> list[Comparison]:
         official: dict[str, float] = {}
         rows = []
@@ -184,9 +185,10 @@ class Walk:
                 for part in ORDER:
                     if part not in truth or part not in computed[variant.name]:
                         continue
+                    bound = allowed(part, how, official.get(part), hashed=hashed)
                     row = self._compare(
                         name, kind, part, variant.name, against, how, computed[variant.name],
-                        truth, steps, official.get(part),
+                        truth, steps, bound,
                     )  # fmt: skip
                     rows.append(row)
                     if how == "rounded":
@@ -204,7 +206,7 @@ class Walk:
         ours: Mapping[str, Tensor],
         truth: Mapping[str, Tensor],
         steps: Sequence[int],
-        official: float | None,
+        bound: float,
     ) -> Comparison:
         a, b = ours[part], truth[part]
         judged = torch.ones(len(b), dtype=torch.bool)
@@ -219,9 +221,8 @@ class Walk:
         if part.startswith("experts") or part == "layer":
             choice = "choice, large" if part == "experts, large" else "choice"
             judged &= (ours[choice] == truth[choice]).all(1)
-        bound = allowed(part, how, official)
         each = relative(a, b) if part not in CHOICES else (a != b).any(1).double()
-        beyond = each > bound if bound is not None else torch.zeros(len(b), dtype=torch.bool)
+        beyond = each > bound
         first = int(beyond.int().argmax()) if bool(beyond.any()) else None
         value = measure(part, a[judged], b[judged]) if bool(judged.any()) else 0.0
         at = int(each.argmax())

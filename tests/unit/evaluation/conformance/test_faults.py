@@ -37,6 +37,8 @@ AS_SMALL_AS_ROUNDING = {
     "cache-in-int8",
     "sinkhorn-of-other-axis",
     "router-in-bfloat16",
+    "biased-weights",
+    "indexer-without-relu",
     "mtp-of-collapsed-stream",
 }
 """What an implementation that rounds to bfloat16 can have unnoticed, in so short a prompt."""

@@ -19,7 +19,7 @@ from dsv4.checkpoint.plan import make_plan
 from dsv4.cli.main import main
 from dsv4.config import CSA, SWA
 from dsv4.evaluation.conformance import lengths
-from dsv4.evaluation.conformance.comparison import Comparison, allowed, overall, relative
+from dsv4.evaluation.conformance.comparison import Comparison, allowed, measure, overall, relative
 from dsv4.evaluation.conformance.faults import FAULTS
 from dsv4.evaluation.conformance.page import page
 from dsv4.evaluation.conformance.pieces import Pieces
@@ -164,9 +164,17 @@ def test_differences_by_hand() -> None:
 def test_fast_may_be_twice_as_far_as_official_but_not_beyond_its_bound() -> None:
     assert allowed("attention", "fast", 0.03) == 0.06
     assert allowed("attention", "fast", 0.08) == allowed("attention", "rounded") == 0.1
-    assert allowed("choice", "fast") is None
+    assert allowed("choice", "fast") == allowed("choice", "rounded") == 0.05
+    assert allowed("choice", "rounded", hashed=True) == 0
     row = Comparison("l", "SWA", "layer", "a", "b", float("nan"), 0.0, 0, None, 0.1)
     assert not row.ok
+
+
+def test_choices_are_counted() -> None:
+    a = torch.tensor([[True, True, False, False], [False, True, False, True]])
+    b = torch.tensor([[True, False, True, False], [False, True, False, True]])
+    assert measure("selection", a, b) == 0.25
+    assert measure("selection", b, b) == 0
 
 
 # Memory.

@@ -138,7 +138,8 @@ def test_a_tokenizer_alone(
 ) -> None:
     out = tmp_path / "run"
     config = json.loads((Path(dsv4.locate.folder("nano")) / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 310}))
+    size = {"vocab_size": 310, "engram_compressed_vocab_size": 310}
+    (tmp_path / "config.json").write_text(json.dumps(config | size))
     command = ["train", str(out), "--corpora", str(corpora), "--files", "*.jsonl"]
     assert main([*command, "--preset", str(tmp_path / "config.json"), "--tokenizer-only"]) == 0
     assert {path.name for path in out.iterdir()} == {"tokenizer.json"}

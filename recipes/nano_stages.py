@@ -70,7 +70,9 @@ def main(scale: Scale, description: str) -> None:
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--max-minutes", type=float, help="save and stop a stage after this long")
-    parser.add_argument("--prepare", action="store_true", help="tokenise for all stages, and stop")
+    parser.add_argument(
+        "--prepare", action="store_true", help="tokenise for pretrain and tune, and stop"
+    )
     parser.add_argument("--stage", choices=STAGES, help="only this one, after those it needs")
     args = parser.parse_args()
     tokens = args.out / "pretrain" / "tokenizer.json"

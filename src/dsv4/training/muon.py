@@ -94,6 +94,7 @@ class Muon:
     def _directions(self, names: Sequence[str]) -> list[Tensor]:
         """Moves the momenta on and looks one step ahead of them."""
         gradients = [g for name in names if (g := self._parameters[name].grad) is not None]
+        assert len(gradients) == len(names)
         momenta = [self.momenta[name] for name in names]
         torch._foreach_mul_(momenta, self._momentum)
         torch._foreach_add_(momenta, gradients)

@@ -7,7 +7,7 @@ the model, and the time is that of reading it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,7 +51,9 @@ def check_contents(
     """What is wrong with the numbers of the first `layers` layers and all that is in none."""
     sources = [source for source in plan.sources if _layer(source) < layers]
     total, count = sum(source.nbytes for source in sources), 0
-    places = {"not finite": [], "dead": [], "odd": [], "wide": [], "whole": []}  # type: dict[str, list[str]]
+    places: dict[str, list[str]] = {
+        kind: [] for kind in ("not finite", "dead", "odd", "wide", "whole")
+    }
     found: list[Finding] = []
     buffer = bytearray(BUFFER)
     for source in sorted(sources, key=lambda source: (source.data.file, source.data.offset)):
@@ -81,36 +83,43 @@ def check_contents(
 
 def _findings(kind: str, names: Sequence[str]) -> Iterator[Finding]:
     for name in names[:MOST_NAMED]:
-        what, severity, resembles, hint = _KINDS[kind]
-        yield Finding(what, name, severity, "certain", resembles, hint)  # type: ignore[arg-type]
+        yield replace(_KINDS[kind], where=name)
     if len(names) > MOST_NAMED:
-        what, severity, resembles, hint = _KINDS[kind]
-        where = f"{len(names) - MOST_NAMED} more tensors"
-        yield Finding(what, where, severity, "certain", resembles, hint)  # type: ignore[arg-type]
+        yield replace(_KINDS[kind], where=f"{len(names) - MOST_NAMED} more tensors")
 
 
-_KINDS: dict[str, tuple[str, str, str | None, str]] = {
-    "not finite": (
-        "a NaN or an infinity is stored", "error", None,
-        "the file is damaged, or the training that wrote it diverged",
+_KINDS = {
+    "not finite": Finding(
+        "a NaN or an infinity is stored",
+        "",
+        hint="the file is damaged, or the training that wrote it diverged",
     ),
-    "dead": (
-        "all its numbers are zero", "error", None,
-        "the tensor was never written, or a conversion lost it",
+    "dead": Finding(
+        "all its numbers are zero",
+        "",
+        hint="the tensor was never written, or a conversion lost it",
     ),
-    "odd": (
-        f"block scales outside 2^{SMALLEST_SCALE} to 2^{LARGEST_SCALE}", "warning",
-        "scales-as-numbers", "scales may have been converted wrongly",
+    "odd": Finding(
+        f"block scales outside 2^{SMALLEST_SCALE} to 2^{LARGEST_SCALE}",
+        "",
+        "warning",
+        resembles="scales-as-numbers",
+        hint="scales may have been converted wrongly",
     ),
-    "whole": (
-        "float32 scales are whole numbers above 1: E8M0 bytes copied as numbers", "error",
-        "scales-as-numbers", "a byte b of E8M0 means 2 ** (b - 127)",
+    "whole": Finding(
+        "float32 scales are whole numbers above 1: E8M0 bytes copied as numbers",
+        "",
+        resembles="scales-as-numbers",
+        hint="a byte b of E8M0 means 2 ** (b - 127)",
     ),
-    "wide": (
-        f"expert scales more than 2^{WIDEST} apart", "note", None,
-        "packing these experts into FP8 would round small blocks",
+    "wide": Finding(
+        f"expert scales more than 2^{WIDEST} apart",
+        "",
+        "note",
+        hint="packing these experts into FP8 would round small blocks",
     ),
-}  # fmt: skip
+}
+"""What is found of each kind, but for the place."""
 
 
 def _layer(source: Source) -> int:

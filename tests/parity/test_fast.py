@@ -24,7 +24,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.numerics.policy import FAST
 from dsv4.ops.cpu.native import native
 from dsv4.presets import preset
-from tests.parity.models import SCHEDULES, draw_config, draw_model, tokens, with_engram
+from tests.parity.models import SAME_ORDER, SCHEDULES, draw_config, draw_model, tokens, with_engram
 
 pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 
@@ -168,8 +168,8 @@ def test_the_papers_form_runs_in_its_parts_and_says_so(caplog: pytest.LogCapture
         assert "model runs in its parts, slowly: Engram's convolution" in caplog.text
         with ops.unfused():
             want = model(ids).logits_BTV
-    # Kernels and reference sum in different orders: a tie of the cache's FP8 may fall otherwise.
-    assert distance(found, want) < 5e-3
+    # Where sums are taken in another order, a tie of the cache's FP8 may fall otherwise.
+    assert distance(found, want) < (1e-6 if SAME_ORDER else 5e-3)
 
 
 @pytest.mark.parametrize("kind", ["flash", "engram"])

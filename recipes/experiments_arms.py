@@ -63,8 +63,10 @@ def plain_residual(model: Transformer) -> None:
             parameter.requires_grad_(False)
 
 
+ADAMW = OptimizerSettings(matrices="adamw")
+
 ARMS = {
-    "base": Arm("CSA and HCA, mHC, Muon, two hash layers, MTP, no Engram", BASE),
+    "base": Arm("CSA and HCA, mHC, Muon (rate 4e-3), two hash layers, MTP, no Engram", BASE),
     "full-attention": Arm(
         "every layer attends to all earlier tokens",
         replace(BASE, compress_ratios=(SWA,) * 5, sliding_window=MAX_LENGTH),
@@ -72,12 +74,12 @@ ARMS = {
     "residual": Arm(
         "a plain residual stream instead of mHC", replace(BASE, hc_mult=1), prepare=plain_residual
     ),
-    "adamw": Arm(
-        "AdamW for all matrices (rate 2e-3)",
-        BASE,
-        optimizer=OptimizerSettings(matrices="adamw"),
-        lr=2e-3,
-    ),
+    "muon-2e-3": Arm("Muon at half the rate", BASE, lr=2e-3),
+    "muon-8e-3": Arm("Muon at twice the rate", BASE, lr=8e-3),
+    "adamw-1e-3": Arm("AdamW for all matrices, rate 1e-3", BASE, optimizer=ADAMW, lr=1e-3),
+    "adamw": Arm("the same, rate 2e-3", BASE, optimizer=ADAMW, lr=2e-3),
+    "adamw-4e-3": Arm("the same, rate 4e-3", BASE, optimizer=ADAMW, lr=4e-3),
+    "adamw-8e-3": Arm("the same, rate 8e-3", BASE, optimizer=ADAMW, lr=8e-3),
     "learned-routing": Arm("learned routing in all layers", replace(BASE, num_hash_layers=0)),
     "no-mtp": Arm("no MTP loss", BASE, mtp=0.0),
     "engram": Arm("Engram in layer 1", replace(BASE, engram=MEMORY)),

@@ -33,9 +33,6 @@ SCALE = Scale(
         360, lr=3e-3, warmup=10, decay=1.0, floor=0.02, accumulate=2, mtp=(0.3, 0.3),
         dense=300 / 360, indexer_steps=60, indexer_lr=3e-3,
     ),
-    talk=Schedule(
-        100, lr=1.5e-3, warmup=8, decay=1.0, floor=0.05, accumulate=2, mtp=(0.3, 0.3), dense=0.9,
-    ),
     batch_tokens=4096,
     lengths=(1024, 1024),
 )  # fmt: skip

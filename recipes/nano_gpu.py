@@ -25,11 +25,8 @@ SCALE = Scale(
         lengths=((720 / 753, 1024),),
     ),
     tune=Schedule(
-        260, lr=2.5e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=213 / 260,
-        indexer_steps=35, indexer_lr=2e-3,
-    ),
-    talk=Schedule(
-        400, lr=1.5e-3, warmup=8, decay=1.0, floor=0.05, accumulate=2, mtp=(0.3, 0.3), dense=0.9,
+        1000, lr=3e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=0.92,
+        indexer_steps=60, indexer_lr=2e-3,
     ),
     batch_tokens=49152,
     lengths=(2048, 8192),

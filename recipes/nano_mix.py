@@ -39,6 +39,11 @@ TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 FAR_TOKENS = 100_000
 """Tokens of each task and length at scale 1."""
 
+STORIES = ("child", "bedtime", "slice-of-life", "campfire", "stories")
+READING = (
+    "extract", "summaries", "sentiment", "paraphrase", "fill-in-the-blank", "synonyms", "if",
+    "book-facts", "movie-facts",
+)  # fmt: skip
 PYTHON = ("python_answers", "python_tasks", "python_library")
 
 TEXT = (
@@ -70,6 +75,9 @@ MORE_TEXT = (
 )
 """What a run of hundreds of millions of tokens reads besides."""
 
+FIRST = ("smalltalk", "explained", "countries")
+"""What a newcomer asks about."""
+
 COFFEE = Source(
     "coffee", "sft_extra/taskmaster4_coffee_tools.jsonl.xz", 1, "CC-BY 4.0", split="train"
 )
@@ -97,41 +105,25 @@ def problems(scale: float, seed: int, times: dict[str, float] | None = None) -> 
 
 def pretraining(scale: float) -> tuple[Source, ...]:
     """Every token of it is learned. scale: 1 for two processor cores, more for a GPU."""
-    text: tuple[Source, ...] = TEXT
-    if scale > 1:
-        text = (*(_more(source) for source in TEXT), *MORE_TEXT)
-    text = tuple(
-        replace(source, infill=0.1) if source.name in PYTHON else source for source in text
-    )
-    return (*text, *problems(scale, seed=1))
+    return (*_texts(scale), *problems(scale, seed=1))
 
 
 def tuning(scale: float, longest: int) -> tuple[Source, ...]:
-    """Of its conversations only what the assistant says is learned: tools, thinking, itself.
+    """Of its conversations only what the assistant says is learned: what people ask first in
+    the words they use, tools, thinking, itself, and some of everything read before.
 
     longest: tokens of the longest row.
     """
-    stories = [replace(source, keep=min(1.0, 0.12 * scale)) for source in TEXT[:1]]
-    small = [source for source in TEXT if source.name in ("smalltalk", "explained")]
-    often = {"identity": 1.5, "tool_call": 2.5, "everyday_tool": 2.0, "tool_result": 1.5}
+    told = Source("told", SYNTH, 1, LLAMA, STORIES, keep=min(1.0, scale / 6), retold=True)
+    reading = Source("reading", SYNTH, 1, LLAMA, READING, keep=min(1.0, 0.06 * scale))
+    coffee = replace(COFFEE, keep=min(1.0, scale / 12))
+    before = [source for source in _texts(scale) if not {*source.kinds} & {*STORIES}]
+    often_again = (*FIRST, *PYTHON)
+    again = [_again(source, 0.75 if source.name in often_again else 0.25) for source in before]
+    often = {"tool_call": 2.2, "tool_calls": 6.0, "everyday_tool": 1.2, "tool_none": 0.7,
+             "arithmetic": 0.6, "recall": 0.7, "infill": 2.0, "format": 1.5}  # fmt: skip
     own = problems(0.6 * scale, seed=2, times=often)
-    return (*stories, *small, COFFEE, *own, *far(scale, longest))
-
-
-def talking() -> tuple[Source, ...]:
-    """What people ask first, in the words they use, and what was still weak after `tuning`."""
-    told = Source(
-        "told", SYNTH, 1, LLAMA, ("child", "bedtime", "slice-of-life"), longest=2200, retold=True
-    )
-    small = [
-        replace(source, keep=0.3, epochs=1, longest=1200)
-        for source in TEXT
-        if source.name in ("smalltalk", "explained", "answers")
-    ]
-    countries = [source for source in MORE_TEXT if source.name == "countries"]
-    often = {"tool_call": 1.5, "tool_calls": 6.0, "arithmetic": 0.4, "identity": 0.6}
-    own = problems(0.3, seed=4, times=often)
-    return (told, *small, *countries, *own)
+    return (told, reading, *again, coffee, *own, *far(scale, longest))
 
 
 def far(scale: float, longest: int) -> tuple[Source, ...]:
@@ -152,6 +144,21 @@ def far(scale: float, longest: int) -> tuple[Source, ...]:
     )
 
 
+def _texts(scale: float) -> tuple[Source, ...]:
+    text: tuple[Source, ...] = TEXT
+    if scale > 1:
+        text = (*(_more(source) for source in TEXT), *MORE_TEXT)
+    return tuple(
+        replace(source, infill=0.1) if source.name in PYTHON else source for source in text
+    )
+
+
 def _more(source: Source) -> Source:
     """A source of which the small mix holds a part only, four times as much of it."""
     return replace(source, keep=min(1.0, 4 * source.keep))
+
+
+def _again(source: Source, share: float) -> Source:
+    """As many tokens as `share` of a pass over a source, each document as seldom as can be."""
+    passes = source.keep * source.epochs * share
+    return replace(source, keep=min(1.0, passes), epochs=max(1.0, passes))

@@ -65,8 +65,8 @@ REASON = Practice(
     Schedule(36, lr=2e-4, warmup=3, decay=0.3),
 )  # fmt: skip
 TOOLS = Practice(
-    ("tool_call=3", "tool_calls=2", "tool_result=2"),
-    Schedule(18, lr=2e-4, warmup=3, decay=0.3),
+    ("tool_call=2", "tool_calls=4", "tool_result=2"),
+    Schedule(26, lr=2e-4, warmup=3, decay=0.3),
     prompts=8,
     group=6,
     answers=160,

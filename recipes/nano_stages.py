@@ -1,13 +1,12 @@
 """From text to the bundled model, stage by stage; nano_cpu.py and nano_gpu.py give the sizes.
 
     pretrain   all tokens of the mix, the memory (Engram) and every expert included
-    tune       conversations, thinking, tool calls: only what the assistant says; weights are
-               already rounded as the released formats round them; the rate falls to nothing and
-               the indexers learn what to read
-    talk       on the CPU: what people ask first, in their words, and calls of several tools
-    reason     from talk, a specialist: sums and word problems, rewarded for right answers
-    tools      from talk, a specialist: calls of tools, and answers from what they give
-    distill    from talk, the model: it learns from both specialists and keeps the rest
+    tune       conversations, thinking, tool calls, texts: of conversations only what the
+               assistant says; weights are already rounded as the released formats round them;
+               the rate falls to nothing and the indexers learn what to read
+    reason     from tune, a specialist: sums and word problems, rewarded for right answers
+    tools      from tune, a specialist: calls of tools, and answers from what they give
+    distill    from tune, the model: it learns from both specialists and keeps the rest
 
 Each leaves a model in the released layout in OUT/STAGE/model, which can be served and measured.
 Every stage resumes where it stopped and is skipped when it is finished. The specialists do not
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_mix import HELDOUT, pretraining, talking, tuning
+from nano_mix import HELDOUT, pretraining, tuning
 from nano_practice import DISTILL, REASON, TOOLS, Practice, distil, specialise
 
 from dsv4 import checkpoint
@@ -38,7 +37,7 @@ from dsv4.training.pretrain import Trained
 from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
-STAGES = ("pretrain", "tune", "talk", "reason", "tools", "distill")
+STAGES = ("pretrain", "tune", "reason", "tools", "distill")
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
 """How the model answers unless asked otherwise: a small one rambles at temperature 1."""
@@ -54,7 +53,6 @@ class Scale:
     text: float
     pretrain: Schedule
     tune: Schedule
-    talk: Schedule
     batch_tokens: int
     lengths: tuple[int, int]
     reason: Practice = REASON
@@ -89,10 +87,9 @@ def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
     """A stage, as far as it gets."""
     if name == "pretrain":
         return train(_texts(scale, args), report=_line, status=print)
-    if name in ("tune", "talk"):
-        config = _conversations(scale, args) if name == "tune" else _talk(scale, args)
-        return fine_tune(prepare(config, print), report=_line, status=print)
-    tuned, out = args.out / "talk" / "model", args.out / name
+    if name == "tune":
+        return fine_tune(prepare(_conversations(scale, args), print), report=_line, status=print)
+    tuned, out = args.out / "tune" / "model", args.out / name
     specialists = {"reason": scale.reason, "tools": scale.tools}
     if name in specialists:
         return specialise(specialists[name], tuned, out, _line, args.max_minutes)
@@ -127,22 +124,6 @@ def _conversations(scale: Scale, args: argparse.Namespace) -> SftConfig:
         max_length=scale.lengths[1],
         epochs=None,
         **_common(scale, args),
-    )
-
-
-def _talk(scale: Scale, args: argparse.Namespace) -> SftConfig:
-    return SftConfig(
-        init=args.out / "tune" / "model",
-        sources=talking(),
-        corpora=args.corpora,
-        out=args.out / "talk",
-        schedule=scale.talk,
-        batch_tokens=3072,
-        max_length=1536,
-        precision=args.precision,
-        epochs=None,
-        bias_speed=0.01,
-        max_minutes=args.max_minutes,
     )
 
 

@@ -52,7 +52,7 @@ def test_arms_of_the_experiments_differ_from_their_partners():
         partner = arms[arm.partner]
         changed = [
             key
-            for key in ("model", "optimizer", "mtp", "prepare")
+            for key in ("model", "optimizer", "lr", "mtp", "prepare")
             if getattr(arm, key) != getattr(partner, key)
         ]
         assert bool(changed) == (name != arm.partner)

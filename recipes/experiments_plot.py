@@ -31,7 +31,7 @@ def plot(out: Path, image: Path) -> None:
     arms = by_arm(read_results(out))
     if not arms:
         raise DataError(f"{out} has no results", "run the experiments first")
-    colours = {arm: colormaps["tab10"](place) for place, arm in enumerate(ARMS)}
+    colours = {arm: colormaps["tab20"](place) for place, arm in enumerate(ARMS)}
     figure = Figure(figsize=(14, 9), dpi=130, layout="constrained")
     grid = figure.add_gridspec(2, 6)
     _draw_curves(figure.add_subplot(grid[0, :3]), out, arms, colours, "loss", "training loss")
@@ -40,6 +40,9 @@ def plot(out: Path, image: Path) -> None:
     _draw_differences(figure.add_subplot(grid[1, :2]), arms, colours, "loss")
     _draw_differences(figure.add_subplot(grid[1, 2:4]), arms, colours, "far")
     _draw_cache(figure.add_subplot(grid[1, 4:]), arms, colours)
+    figure.legend(
+        *held.get_legend_handles_labels(), loc="outside upper center", ncols=7, frameon=False
+    )
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -72,7 +75,6 @@ def _draw_curves(
             tokens[shown], low[shown], high[shown], color=colours[name], alpha=0.15, lw=0
         )
     axes.set(title=title, xlabel="tokens trained on (millions)", ylabel="nats per token")
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _draw_differences(

@@ -59,17 +59,18 @@ class Practice:
 
 REASON = Practice(
     (
-        "arithmetic:high=4", "arithmetic:max", "arithmetic:off",
-        "word_problem:high=3", "word_problem:off",
+        "arithmetic:high=4", "arithmetic:max=2", "arithmetic:off=2",
+        "word_problem:high", "word_problem:off=2",
     ),
-    Schedule(36, lr=2e-4, warmup=3, decay=0.3),
+    Schedule(24, lr=4e-4, warmup=3, decay=0.3),
+    prompts=12,
 )  # fmt: skip
 TOOLS = Practice(
-    ("tool_call=2", "tool_calls=4", "tool_result=2"),
-    Schedule(26, lr=2e-4, warmup=3, decay=0.3),
+    ("tool_call=2", "tool_calls=5", "tool_result"),
+    Schedule(18, lr=4e-4, warmup=3, decay=0.3),
     prompts=8,
     group=6,
-    answers=160,
+    answers=256,
     context=1280,
 )
 DISTILL = Practice(

@@ -5,9 +5,9 @@
     python recipes/nano_gpu.py runs/nano --corpora CORPORA --stage tune        # on the GPU
     python recipes/nano_gpu.py runs/nano --corpora CORPORA                # the rest, on a CPU
 
-`runs/nano` can be copied between the two machines after each step; the GPU's needs no texts. On an
-H100 the first stage took 303 s and the second 106 s, with compilation cached before (another
-100 s). The memory of the GPU that this needs is 37 GB.
+`runs/nano` can be copied between the two machines after each step; the GPU's needs no texts. The
+first stage took 303 s on an H100, with compilation cached before (another 100 s), the second 536 s
+on an H200, compilation included. The memory of the GPU that this needs is 37 GB.
 """
 
 from __future__ import annotations

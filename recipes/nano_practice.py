@@ -67,8 +67,8 @@ REASON = Practice(
 )  # fmt: skip
 TOOLS = Practice(
     ("tool_call=2", "tool_calls=5", "tool_result"),
-    Schedule(18, lr=4e-4, warmup=3, decay=0.3),
-    prompts=8,
+    Schedule(16, lr=4e-4, warmup=2, decay=0.3),
+    prompts=4,
     group=6,
     answers=256,
     context=1280,

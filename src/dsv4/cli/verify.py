@@ -31,6 +31,13 @@ def verify(
             help="Tokens of the prompt; past the first dropped entry if not given.", min=2
         ),
     ] = None,
+    make_pack: Annotated[
+        Path | None,
+        typer.Option(help="Write a golden pack: inputs and outputs of parts.", metavar="DIR"),
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Compare with a golden pack instead.", metavar="DIR")
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     html: Annotated[
@@ -45,9 +52,12 @@ def verify(
 
     Exit code 1 if something is wrong. A difference is traced to the first layer and part that
     has it and compared with the known failures of V4 implementations.
+
+    A golden pack holds what other engines need to test theirs: docs/verify.md.
     """
     from dsv4 import locate
     from dsv4.cli.console import progress, write_json
+    from dsv4.evaluation.conformance.golden.checking import check_pack
     from dsv4.evaluation.conformance.page import page
     from dsv4.evaluation.conformance.verify import Options, verify_folder
     from dsv4.ops.cpu import threads as pool
@@ -57,12 +67,18 @@ def verify(
 
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     torch.set_num_threads(pool.use(1 if threads is None and stored < SMALL else threads))
+    if make_pack is not None:
+        _make(folder, make_pack, layers, length)
+        return
     with progress("verify") as done:
-        report = verify_folder(
-            folder,
-            Options(headers_only, layers, length),
-            progress=lambda what, part, total: done(part, total),
-        )
+        if pack is not None:
+            report = check_pack(folder, pack, progress=done)
+        else:
+            report = verify_folder(
+                folder,
+                Options(headers_only, layers, length),
+                progress=lambda what, part, total: done(part, total),
+            )
     if html is not None:
         html.write_text(page(report), encoding="utf-8")
     if as_json:
@@ -71,6 +87,19 @@ def verify(
         _show(report)
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _make(folder: Path, target: Path, layers: int | None, length: int | None) -> None:
+    from dsv4.cli.console import note, progress
+    from dsv4.evaluation.conformance.golden.making import make_pack
+    from dsv4.evaluation.conformance.golden.pack import new, write
+
+    new(target)  # what cannot be written is told before the model is walked through
+    with progress("pack") as done:
+        made = make_pack(folder, layers, length, done)
+    size = write(made, target)
+    layers_held = ", ".join(made.layers)
+    note(f"{target}: {len(made.entries)} tensors of {layers_held}, {size / 1e6:.1f} MB")
 
 
 def _show(report: Report) -> None:

@@ -7,7 +7,6 @@ Shapes: T tokens, S streams, D hidden channels.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from dsv4.evaluation.conformance.lengths import onset
 from dsv4.evaluation.conformance.parts import ORDER, Inputs, compute, gather, steps
 from dsv4.evaluation.conformance.pieces import Pieces
 from dsv4.evaluation.conformance.variant import IN_PIECES, TRUTH, Variant
-from dsv4.evaluation.conformance.ways import Tickets, Ways
+from dsv4.evaluation.conformance.ways import Tickets, Ways, release
 from dsv4.model.block import Block
 from dsv4.model.engram import Ticket
 from dsv4.numerics.policy import EXACT
@@ -85,8 +84,8 @@ class Walk:
             )
             ways.through(block)
             self._carried(name, kind, "streams", ways.streams, truth_1TSD[0])
+            release(block)
             del block
-            gc.collect()  # a module and its fused forms refer to each other
             self.done(number + 1, self.layers)
         if self.layers == config.num_hidden_layers:
             self._ends(ways, truth_1TSD)
@@ -97,7 +96,7 @@ class Walk:
         T = ways.ids_1T.shape[1]
         head, last = self.pieces.head(), range(max(0, T - LOGITS), T)
         truth_PV = head(truth_1TSD[:, list(last)], EXACT)[0]
-        self._carried("head", "", "logits", ways.logits(head, last), truth_PV)
+        self._carried("head", "", "logits", dict(ways.logits(head, last)), truth_PV)
         del head
         block = self.pieces.prediction()
         if block is not None and T > 1:

@@ -5,8 +5,7 @@ Shapes: T tokens, S streams, D hidden channels, P positions, V vocabulary.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -18,6 +17,7 @@ from dsv4.evaluation.conformance.variant import Variant
 from dsv4.model.block import Block
 from dsv4.model.engram import Ticket
 from dsv4.numerics.policy import Numerics
+from dsv4.ops.fused import forget
 
 Tickets = Callable[[Numerics], Ticket | None]
 """What the Engram of a layer reads under a numerics policy."""
@@ -52,16 +52,20 @@ class Ways:
                 block, self.ids_1T, before_1TSD, tickets(variant.numerics), variant
             )
 
-    def logits(self, head: Head, positions: Sequence[int]) -> dict[str, Tensor]:
-        """Variant -> logits `[P, V]` float32 of what stands at these positions."""
-        found = {}
-        with torch.no_grad():
-            for variant in self._variants:
-                with variant.within():
-                    last_1PSD = self.streams[variant.name][:, list(positions)]
-                    numerics = variant.numerics
-                    found[variant.name] = head(last_1PSD.to(numerics.dtype), numerics)[0]
-        return found
+    def logits(self, head: Head, positions: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
+        """Variants, each with the logits `[P, V]` float32 of what stands at these positions."""
+        for variant in self._variants:
+            with torch.no_grad(), variant.within():
+                last_1PSD = self.streams[variant.name][:, list(positions)]
+                numerics = variant.numerics
+                logits_PV: Tensor = head(last_1PSD.to(numerics.dtype), numerics)[0]
+            yield variant.name, logits_PV
+
+
+def release(block: Block) -> None:
+    """Let a layer go with the last reference to it: its fused forms refer to it too."""
+    for module in block.modules():
+        forget(module)
 
 
 def logits(
@@ -70,13 +74,14 @@ def logits(
     variants: Sequence[Variant],
     positions: Sequence[int],
     done: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Tensor]:
-    """Variant -> logits `[P, V]` float32 after the tokens at `positions` of `ids`."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Variants, each with its logits `[P, V]` float32 after the tokens at `positions` of `ids`."""
+    ids = ids[: positions[-1] + 1]
     ways, layers = Ways(pieces, ids, variants), pieces.config.num_hidden_layers
     for number in range(layers):
         block = pieces.layer(number)
         ways.through(block)
+        release(block)
         del block
-        gc.collect()  # a module and its fused forms refer to each other
         done(number + 1, layers)
-    return ways.logits(pieces.head(), positions)
+    yield from ways.logits(pieces.head(), positions)

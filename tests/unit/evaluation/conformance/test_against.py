@@ -33,7 +33,12 @@ from dsv4.evaluation.conformance.against import explaining, texts
 from dsv4.evaluation.conformance.against import server as servers
 from dsv4.evaluation.conformance.against.comparing import Other, verify_against
 from dsv4.evaluation.conformance.against.drift import NOISE, divergences, drift, seen_as
-from dsv4.evaluation.conformance.against.predictions import Predictions, likeliest, whole
+from dsv4.evaluation.conformance.against.predictions import (
+    Predictions,
+    first_rows,
+    likeliest,
+    whole,
+)
 from dsv4.evaluation.conformance.faults import FAULTS
 from dsv4.evaluation.conformance.page import page
 from dsv4.evaluation.conformance.pieces import Pieces
@@ -446,6 +451,18 @@ def test_rows_may_have_fewer_tokens() -> None:
     wanted = 0.5 * (np.log(0.5) + 0.5) + 0.125 * (np.log(0.125) + 3) + rest
     assert found.divergence[1] == pytest.approx(wanted)
     assert found.logprob[1] == pytest.approx(3 + np.log(0.125))
+
+
+def test_failures_are_tried_on_the_first_places_that_differ() -> None:
+    other = whole("other", "", range(600), range(0, 600, 2), torch.randn(300, 5))
+    late = torch.arange(300) >= 200
+    count = explaining._rows(other.positions, late)
+    assert count == 208 and bool(late[count - explaining.PLACES])
+    part = first_rows(other, count)
+    assert len(part.logprobs_PK) == len(part.positions) == count
+    assert explaining._rows(other.positions, ~late) == explaining.TOKENS // 2
+    few = torch.arange(300) == 299
+    assert explaining._rows(other.positions, few) == 300
 
 
 def test_prefixes_are_at_what_begins() -> None:

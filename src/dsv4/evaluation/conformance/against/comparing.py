@@ -138,16 +138,16 @@ def compare(
     mean, peak = _bounds(ours)
     wrong = theirs.mean > mean or theirs.divergence[theirs.worst] > peak
     found: list[Suspect] = []
-    if wrong or (thorough and theirs.divergence[theirs.worst] > NOISE):
+    same = [
+        name for name, values in own.items() if float(divergences(other, values).max()) <= NOISE
+    ]
+    if wrong or (thorough and not same):
         found = suspects(
             pieces, other, own, peak, lambda done, total: progress("failures", done, total)
         )
     report.findings.append(_finding(theirs, mean, peak, found, wrong=wrong))
-    for name, values in own.items():
-        if float(divergences(other, values).max()) <= NOISE:
-            report.findings.append(
-                Finding(f"predictions are those of {name}", other.source, "note")
-            )
+    for name in same:
+        report.findings.append(Finding(f"predictions are those of {name}", other.source, "note"))
 
 
 def _bounds(ours: Sequence[Drift]) -> tuple[float, float]:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from dsv4.config import HCA
 from dsv4.evaluation.conformance.against.drift import NOISE, divergences
-from dsv4.evaluation.conformance.against.predictions import Predictions
+from dsv4.evaluation.conformance.against.predictions import Predictions, first_rows
 from dsv4.evaluation.conformance.diagnosis import EXPLAINS, NEAR, Suspect
 from dsv4.evaluation.conformance.faults import FAULTS
 from dsv4.evaluation.conformance.pieces import Pieces
@@ -23,6 +24,11 @@ from dsv4.numerics.policy import EXACT, OFFICIAL, Numerics
 
 BASES = (EXACT, OFFICIAL)
 """How the reference rounds where failures are tried, one after the other until one is found."""
+
+PLACES = 8
+TOKENS = HCA + 32
+"""Every failure is tried on as much of the text as has so many places that differ, and at least on
+so many tokens: past the first entry of every kind."""
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +44,7 @@ def suspects(
 
     `sound`: policy -> log-probabilities `[P, V]` of the reference under it. What differs from it by
     more than `bound` is to be explained; if nothing does, what is no noise. Costs a pass through
-    the model per known failure and policy.
+    the model per known failure and policy, over the first tokens that show a difference.
     """
     found: list[Suspect] = []
     for base in BASES:
@@ -48,8 +54,18 @@ def suspects(
             wrong_P = before_P > NOISE
         if not bool(wrong_P.any()):
             return []  # it is the reference
-        found = found or _of(pieces, other, before_P, wrong_P, bound, base, progress)
+        if not found:
+            P = _rows(other.positions, wrong_P)
+            part = first_rows(other, P)
+            found = _of(pieces, part, before_P[:P], wrong_P[:P], bound, base, progress)
     return found
+
+
+def _rows(positions: Sequence[int], wrong_P: Tensor) -> int:
+    """How many of the first places are enough to tell failures from one another."""
+    few = wrong_P.nonzero()[:PLACES, 0].tolist()
+    last = max(TOKENS - 1, positions[few[-1]])
+    return sum(position <= last for position in positions)
 
 
 def _of(

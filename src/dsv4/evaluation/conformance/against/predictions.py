@@ -6,7 +6,7 @@ Shapes: P positions, K reported tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,17 @@ def likeliest(
         tokens_PK[i, : len(row)] = torch.tensor(list(row), dtype=torch.long)
         logprobs_PK[i, : len(row)] = torch.tensor(list(row.values()), dtype=torch.float64)
     return Predictions(source, how, tuple(ids), tuple(sorted(rows)), logprobs_PK, tokens_PK)
+
+
+def first_rows(other: Predictions, count: int) -> Predictions:
+    """The same at its first places alone."""
+    tokens_PK = other.tokens_PK
+    return replace(
+        other,
+        positions=other.positions[:count],
+        logprobs_PK=other.logprobs_PK[:count],
+        tokens_PK=None if tokens_PK is None else tokens_PK[:count],
+    )
 
 
 def chosen_positions(config: ModelConfig, length: int) -> list[int]:

@@ -6,11 +6,15 @@ tests stop at 234 tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from dsv4.checkpoint import export_released, export_transformers
+from dsv4.evaluation.conformance.against.comparing import Other, verify_against
+from dsv4.model.transformer import Transformer
 from tests.parity.models import (
     FLASH_LIKE,
     PRO_LIKE,
@@ -60,3 +64,16 @@ def test_selection_drops_entries() -> None:
     onset = 4 * config.index_topk + 3
     assert torch.allclose(chosen[:, : onset - 1], everything[:, : onset - 1], atol=1e-4)
     assert (chosen[:, onset:] - everything[:, onset:]).norm() > 0.01 * everything.norm()
+
+
+@pytest.mark.parametrize("export", [export_transformers, export_released])
+def test_verify_says_that_they_agree(
+    export: Callable[[Transformer, Path], None], tmp_path: Path
+) -> None:
+    """`dsv4 verify --against transformers`, of a folder in either layout."""
+    export(draw_model(draw_config(1, FLASH_LIKE), 1), tmp_path / "model")
+    report = verify_against(tmp_path / "model", Other("transformers", length=60))
+    assert report.passed, report.findings
+    theirs, official, _ = report.drifts
+    assert theirs.mean < 1e-6 * official.mean
+    assert report.findings[1].what == "predictions are those of exact"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dsv4.cli.options import MemoryLimit, ModelArgument, NumericsOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def logits(
@@ -15,7 +18,9 @@ def logits(
     tokens: Annotated[
         Path, typer.Option(help="JSON list, ids separated by spaces, or safetensors `tokens`.")
     ],
-    out: Annotated[Path, typer.Option(help="Safetensors file to write: `logits` [T, V] float32.")],
+    out: Annotated[
+        Path, typer.Option(help="Safetensors file to write: `logits` [T, V] float32, `tokens` [T].")
+    ],
     numerics: NumericsOption = "exact",
     threads: ThreadsOption = None,
     memory_limit: MemoryLimit = None,
@@ -25,7 +30,8 @@ def logits(
 ) -> None:
     """Write the logits of given tokens to a safetensors file.
 
-    Row t holds the model's prediction for the token after token t.
+    Row t holds the model's prediction for the token after token t. Another machine's or model's
+    `dsv4 verify --against` reads the file.
     """
     import torch
 
@@ -45,6 +51,8 @@ def logits(
     loaded = load(model, numerics, threads, memory_limit)
     pieces = forward(loaded.transformer, ids, decode=decode)
     spec = TensorSpec("logits", (len(ids), loaded.config.vocab_size), torch.float32)
+    tokens_T = torch.tensor(ids, dtype=torch.int32)
+    specs = [spec, TensorSpec("tokens", (len(ids),), torch.int32)]
     metadata = {
         "model": loaded.name,
         "numerics": loaded.numerics,
@@ -58,7 +66,11 @@ def logits(
         with progress("logits", len(ids)) as done:
             rows = (logits_TV for _, logits_TV in pieces)
             written = 0
-            for size in write_tensors(partial, [spec], lambda _: rows, metadata):
+
+            def values(one: TensorSpec) -> Iterable[torch.Tensor]:
+                return rows if one is spec else [tokens_T]
+
+            for size in write_tensors(partial, specs, values, metadata):
                 written += size
                 done(written // (4 * spec.shape[1]))
         partial.replace(out)

@@ -10,6 +10,8 @@ import typer
 from dsv4.cli.options import JsonOption, ModelArgument, ThreadsOption
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dsv4.evaluation.conformance.finding import Finding, Report
 
 
@@ -31,6 +33,26 @@ def verify(
             help="Tokens of the prompt; past the first dropped entry if not given.", min=2
         ),
     ] = None,
+    make_pack: Annotated[
+        Path | None,
+        typer.Option(help="Write a golden pack: inputs and outputs of parts.", metavar="DIR"),
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Compare with a golden pack instead.", metavar="DIR")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare the predictions of transformers, of a file or of a URL instead.",
+            metavar="OTHER",
+        ),
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option(help="URL: what it calls the model.", metavar="NAME")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     html: Annotated[
@@ -45,24 +67,45 @@ def verify(
 
     Exit code 1 if something is wrong. A difference is traced to the first layer and part that
     has it and compared with the known failures of V4 implementations.
+
+    A golden pack holds what other engines need to test theirs. --against says whether another
+    implementation predicts what this one does, and which failure explains it if not:
+    docs/verify.md.
     """
     from dsv4 import locate
     from dsv4.cli.console import progress, write_json
+    from dsv4.cli.loading import read_key
+    from dsv4.errors import UsageError
+    from dsv4.evaluation.conformance.against.comparing import Other, verify_against
+    from dsv4.evaluation.conformance.golden.checking import check_pack
     from dsv4.evaluation.conformance.page import page
     from dsv4.evaluation.conformance.verify import Options, verify_folder
     from dsv4.ops.cpu import threads as pool
 
+    ways = {"--make-pack": make_pack, "--pack": pack, "--against": against}
+    asked = [name for name, value in ways.items() if value is not None]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} do not go together", "one after the other")
     folder = locate.folder(model)
     import torch
 
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     torch.set_num_threads(pool.use(1 if threads is None and stored < SMALL else threads))
+    if make_pack is not None:
+        _make(folder, make_pack, layers, length)
+        return
     with progress("verify") as done:
-        report = verify_folder(
-            folder,
-            Options(headers_only, layers, length),
-            progress=lambda what, part, total: done(part, total),
-        )
+        if against is not None:
+            other = Other(against, served, read_key(key_file), length, stored < SMALL)
+            report = verify_against(folder, other, lambda what, part, total: done(part, total))
+        elif pack is not None:
+            report = check_pack(folder, pack, progress=done)
+        else:
+            report = verify_folder(
+                folder,
+                Options(headers_only, layers, length),
+                progress=lambda what, part, total: done(part, total),
+            )
     if html is not None:
         html.write_text(page(report), encoding="utf-8")
     if as_json:
@@ -71,6 +114,19 @@ def verify(
         _show(report)
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _make(folder: Path, target: Path, layers: int | None, length: int | None) -> None:
+    from dsv4.cli.console import note, progress
+    from dsv4.evaluation.conformance.golden.making import make_pack
+    from dsv4.evaluation.conformance.golden.pack import new, write
+
+    new(target)  # what cannot be written is told before the model is walked through
+    with progress("pack") as done:
+        made = make_pack(folder, layers, length, done)
+    size = write(made, target)
+    layers_held = ", ".join(made.layers)
+    note(f"{target}: {len(made.entries)} tensors of {layers_held}, {size / 1e6:.1f} MB")
 
 
 def _show(report: Report) -> None:
@@ -98,11 +154,33 @@ def _show(report: Report) -> None:
                 f"{row.failed} of {row.layers}",
             )
         out.print(shown)
+    if report.drifts:
+        out.print(_drifts(report))
     for finding in report.findings:
         out.print(_sentence(finding), markup=False, soft_wrap=True)
     errors, warnings = report.count("error"), report.count("warning")
     verdict = "passed" if report.passed else "failed"
     out.print(f"{verdict}: {errors} errors, {warnings} warnings", markup=False)
+
+
+def _drifts(report: Report) -> Table:
+    from dsv4.cli.console import table
+
+    shown = table(
+        "", "from exact", "mean KL", "largest", "after", "logprob", "same top", "rank", left=1
+    )
+    for drift in report.drifts:
+        row = drift.as_json()
+        shown.add_row(
+            row["of"],
+            f"{row['divergence']:.1e}",
+            f"{row['largest_divergence']:.1e}",
+            f"{row['at'] + 1}",
+            f"{row['logprob']:.1e}",
+            f"{100 * row['top']:.1f} %",
+            f"{100 * row['overlap']:.1f} %",
+        )
+    return shown
 
 
 def _sentence(finding: Finding) -> str:

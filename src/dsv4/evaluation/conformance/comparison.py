@@ -6,6 +6,7 @@ Shapes: T positions (or rows of another kind), X numbers of one position.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,5 +118,47 @@ def allowed(part: str, how: str, official: float | None = None, *, hashed: bool 
         return BFLOAT16
     bound = ROUNDED.get(part, ROUNDED_ELSEWHERE)
     if how == "fast" and official is not None:
-        return min(bound, BOUND * official)
+        # Where there is nothing to round, sums are still taken in another order.
+        return min(bound, max(FLOAT32, BOUND * official))
     return bound
+
+
+def compare(
+    layer: str,
+    kind: str,
+    part: str,
+    variant: str,
+    against: str,
+    how: str,
+    ours: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor],
+    bound: float,
+    dropping: int,
+    places: Sequence[int] | None = None,
+) -> Comparison:
+    """Compare a part of `ours` (part -> numbers) with the same of `truth`.
+
+    `dropping`: prompt length from which the indexer drops entries. `places`: positions of the rows;
+    0, 1, ... unless given.
+    """
+    a, b = ours[part], truth[part]
+    judged = torch.ones(len(b), dtype=torch.bool)
+    rounded = how not in ("float32", "kernels")
+    if rounded and kind == "CSA" and part in ("attention", "steps", "layer"):
+        # Where the indexer drops entries, of nearly equal ones either may go.
+        positions = torch.arange(len(b)) if places is None else torch.tensor(places)
+        judged = positions < dropping - 1
+    if part.startswith("experts") or part == "layer":
+        choice = "choice, large" if part == "experts, large" else "choice"
+        # A golden pack has a layer's first positions and the choices at these and at others.
+        judged &= (ours[choice] == truth[choice]).all(1)[: len(b)]
+    each = relative(a, b) if part not in CHOICES else (a != b).any(1).double()
+    beyond = each > bound
+    first = int(beyond.int().argmax()) if bool(beyond.any()) else None
+    value = measure(part, a[judged], b[judged]) if bool(judged.any()) else 0.0
+    at = int(each.argmax())
+    if places is not None:
+        at, first = places[at], places[first] if first is not None else None
+    return Comparison(
+        layer, kind, part, variant, against, value, float(each.max()), at, first, bound
+    )

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from dsv4.evaluation.conformance.against.drift import Drift
 from dsv4.evaluation.conformance.comparison import Comparison
 
 Severity = Literal["error", "warning", "note"]
@@ -43,8 +44,9 @@ class Check:
 class Report:
     """Everything a run of `dsv4 verify` did and found.
 
-    `facts`: what was verified (model, sizes, digests), in the order they are shown. Filled by
-    `verify.verify_folder`, read by the forms (text, JSON, page).
+    `facts`: what was verified (model, sizes, digests), in the order they are shown. `drifts`: of
+    another implementation's predictions and of our roundings. Filled by `verify.verify_folder` and
+    others, read by the forms (text, JSON, page).
     """
 
     subject: str
@@ -52,6 +54,7 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -60,17 +63,15 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; numbers that are not finite become text, which JSON has no number for."""
-        comparisons = [
-            {name: _number(value) for name, value in asdict(row).items()} | {"ok": row.ok}
-            for row in self.comparisons
-        ]
+        comparisons = [asdict(row) | {"ok": row.ok} for row in self.comparisons]
         return {
             "subject": self.subject,
             "passed": self.passed,
             "facts": self.facts,
             "checks": [asdict(check) for check in self.checks],
             "findings": [asdict(finding) for finding in self.findings],
-            "comparisons": comparisons,
+            "comparisons": _plain(comparisons),
+            "predictions": _plain([drift.as_json() for drift in self.drifts]),
         }
 
     def count(self, severity: Severity) -> int:
@@ -78,5 +79,9 @@ class Report:
         return sum(finding.severity == severity for finding in self.findings)
 
 
-def _number(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -38,3 +38,17 @@ def default_length(config: ModelConfig) -> int:
     """Past the second HCA entry and the first dropped entry; 3 mod 4."""
     wanted = max(2 * HCA, onset(config)) + 3
     return min(wanted + (3 - wanted) % CSA, config.max_position_embeddings)
+
+
+def prefixes(config: ModelConfig, length: int) -> list[int]:
+    """Lengths up to `length` after which a server is asked for the next token, in order: around 4,
+    128 and 256, the window, the first dropped entry, 512, and all of it."""
+    found = {3, 4, 5, 512, length}
+    for edge in (HCA, 2 * HCA, config.sliding_window, onset(config)):
+        found |= {edge - 1, edge, edge + 1}
+    return sorted(number for number in found if 1 <= number <= length)
+
+
+def length_of_prefixes(config: ModelConfig) -> int:
+    """Past 512 and past the first dropped entry."""
+    return min(max(512, onset(config) + 1), config.max_position_embeddings)

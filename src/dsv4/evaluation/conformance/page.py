@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from dsv4.evaluation.conformance import plot
+from dsv4.evaluation.conformance.against.drift import Drift
 from dsv4.evaluation.conformance.comparison import CHOICES, Comparison
 from dsv4.evaluation.conformance.finding import Finding, Report
 from dsv4.evaluation.conformance.parts import ORDER
@@ -46,6 +47,7 @@ def page(report: Report) -> str:
         "<h2>What was verified</h2>",
         _table(("", ""), report.facts.items()),
         *_numbers(report.comparisons),
+        *_predictions(report.drifts),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -105,6 +107,35 @@ def _numbers(comparisons: Sequence[Comparison]) -> Iterable[str]:
             for row in summarize(comparisons)
         ),
         numbers=3,
+    )
+
+
+def _predictions(drifts: Sequence[Drift]) -> Iterable[str]:
+    if not drifts:
+        return
+    yield "<h2>Predictions, place by place</h2>"
+    yield "<p>KL divergence from exact in nats, after so many tokens of the text.</p>"
+    names = [str(position + 1) for position in drifts[0].positions]
+    series = {drift.of: list(enumerate(drift.divergence)) for drift in drifts}
+    chosen = plot.colours(list(series))
+    yield plot.legend(chosen)
+    yield plot.lines("divergence from exact", names, series, chosen)
+    rows = [drift.as_json() for drift in drifts]
+    yield _table(
+        ("from exact", "mean KL", "largest", "after", "log-probability", "same top", "same rank"),
+        (
+            (
+                row["of"],
+                f"{row['divergence']:.2e}",
+                f"{row['largest_divergence']:.2e}",
+                str(row["at"] + 1),
+                f"{row['logprob']:.2e}",
+                f"{100 * row['top']:.1f} %",
+                f"{100 * row['overlap']:.1f} %",
+            )
+            for row in rows
+        ),
+        numbers=6,
     )
 
 

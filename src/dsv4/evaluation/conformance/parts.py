@@ -9,7 +9,7 @@ E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +86,7 @@ def gather(
 
     hooks = [note("attention", block.attn), note("experts", block.ffn)]
     try:
-        after_1TSD = _through(block, ids_1T, streams_1TSD, ticket, EXACT, embedded_1TD)
+        after_1TSD = whole(block, ids_1T, streams_1TSD, ticket, EXACT, embedded_1TD)
     finally:
         for hook in hooks:
             hook.remove()
@@ -115,25 +115,39 @@ def compute(
     """Part -> its numbers, positions first, as float32 (choices as bool); `steps` if `stepwise`."""
     numerics = variant.numerics
     with torch.no_grad(), variant.within():
-        parts = _attention(block, inputs, numerics)
+        parts = attention(block, inputs.attention_1TD, numerics)
         if stepwise:
-            parts["steps"] = _steps(block, inputs, numerics)
-        parts |= _experts(block, inputs.experts_1TD, inputs.ids_1T, numerics, "")
-        parts |= _experts(block, inputs.large_1TD, inputs.ids_1T, numerics, ", large")
+            parts["steps"] = _steps(block, inputs.attention_1TD, inputs.steps, numerics)
+        parts |= experts(block, inputs.experts_1TD, inputs.ids_1T, numerics, "")
+        parts |= experts(block, inputs.large_1TD, inputs.ids_1T, numerics, ", large")
         name = "layer" if inputs.embedded_1TD is None else "prediction"
-        after_1TSD = _through(
+        after_1TSD = whole(
             block, inputs.ids_1T, inputs.streams_1TSD, ticket, numerics, inputs.embedded_1TD
         )
         parts[name] = after_1TSD[0].flatten(1)
+    return widened(parts)
+
+
+def widened(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parts as float32, choices as they are."""
     return {
         name: value if value.dtype == torch.bool else value.float() for name, value in parts.items()
     }
 
 
-def steps(block: Block, inputs: Inputs, variant: Variant) -> Tensor:
+def steps(
+    block: Block, attention_1TD: Tensor, positions: Sequence[int], variant: Variant
+) -> Tensor:
     """Attention of the tokens that are computed singly, `[K, D]` float32."""
     with torch.no_grad(), variant.within():
-        return _steps(block, inputs, variant.numerics).float()
+        return _steps(block, attention_1TD, positions, variant.numerics).float()
+
+
+def ticket(block: Block, found: Sequence[Tensor], numerics: Numerics) -> Ticket | None:
+    """What the Engram of a layer reads: its rows among those of all Engrams."""
+    if block.engram is None:
+        return None
+    return block.engram.submit(found[block.engram.number], numerics)
 
 
 def through(
@@ -141,10 +155,10 @@ def through(
 ) -> Tensor:
     """The streams after a layer, of a variant's own streams before it."""
     with torch.no_grad(), variant.within():
-        return _through(block, ids_1T, streams_1TSD, ticket, variant.numerics, None)
+        return whole(block, ids_1T, streams_1TSD, ticket, variant.numerics, None)
 
 
-def _through(
+def whole(
     block: Block,
     ids_1T: Tensor,
     streams_1TSD: Tensor,
@@ -152,6 +166,7 @@ def _through(
     numerics: Numerics,
     embedded_1TD: Tensor | None,
 ) -> Tensor:
+    """The streams after a layer, or after the MTP block (which joins `embedded_1TD` to them)."""
     state = _state(block.config, block.attn.ratio, numerics)
     streams_1TSD = streams_1TSD.to(numerics.dtype)
     if embedded_1TD is not None:
@@ -169,8 +184,9 @@ def _state(config: ModelConfig, ratio: int, numerics: Numerics) -> LayerState:
     return State.empty(config, (ratio,), packed=numerics.packed).layers[0]
 
 
-def _attention(block: Block, inputs: Inputs, numerics: Numerics) -> dict[str, Tensor]:
-    attn, x_1TD = block.attn, inputs.attention_1TD.to(numerics.dtype)
+def attention(block: Block, attention_1TD: Tensor, numerics: Numerics) -> dict[str, Tensor]:
+    """The parts of attention over a whole sequence."""
+    attn, x_1TD = block.attn, attention_1TD.to(numerics.dtype)
     config, T = block.config, x_1TD.shape[1]
     state = _state(config, attn.ratio, numerics)
     readings: list[Reading] = []
@@ -191,11 +207,13 @@ def _attention(block: Block, inputs: Inputs, numerics: Numerics) -> dict[str, Te
     return parts
 
 
-def _steps(block: Block, inputs: Inputs, numerics: Numerics) -> Tensor:
+def _steps(
+    block: Block, attention_1TD: Tensor, positions: Sequence[int], numerics: Numerics
+) -> Tensor:
     """Attention of single tokens `[K, D]`: chunks lead up to each, over one state."""
-    x_1TD = inputs.attention_1TD.to(numerics.dtype)
+    x_1TD = attention_1TD.to(numerics.dtype)
     state, done, rows = _state(block.config, block.attn.ratio, numerics), 0, []
-    for position in inputs.steps:
+    for position in positions:
         if position > done:
             block.attn(x_1TD[:, done:position].contiguous(), done, state, numerics)
         done = position + 1
@@ -211,9 +229,10 @@ def _chosen(selected_TK: Tensor, count: int) -> Tensor:
     return chosen_TN[:, 1:]
 
 
-def _experts(
+def experts(
     block: Block, x_1TD: Tensor, ids_1T: Tensor, numerics: Numerics, suffix: str
 ) -> dict[str, Tensor]:
+    """The parts of router and experts; tokens do not depend on each other."""
     routing: Routing
     y_1TD, routing = block.ffn(x_1TD.to(numerics.dtype), ids_1T, numerics)
     chosen_TE = torch.zeros_like(routing.scores_NE, dtype=torch.bool)

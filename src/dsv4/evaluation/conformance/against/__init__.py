@@ -1,0 +1,1 @@
+"""Predictions of another implementation, compared with those of the reference."""

@@ -32,11 +32,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: its name, what exactly, how long it took in seconds."""
+    """One thing that was looked at: its name, what exactly (and what it gave, a line each), how
+    long it took in seconds."""
 
     name: str
     what: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was not looked at, and why not."""
+
+    name: str
+    why: str
 
 
 @dataclass(slots=True)
@@ -44,7 +53,7 @@ class Report:
     """Everything a run of `dsv4 verify` did and found.
 
     `facts`: what was verified (model, sizes, digests), in the order they are shown. Filled by
-    `verify.verify_folder`, read by the forms (text, JSON, page).
+    `verify.verify_folder` or `probes.run.verify_url`, read by the forms (text, JSON, page).
     """
 
     subject: str
@@ -52,6 +61,7 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -71,6 +81,7 @@ class Report:
             "checks": [asdict(check) for check in self.checks],
             "findings": [asdict(finding) for finding in self.findings],
             "comparisons": comparisons,
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
     def count(self, severity: Severity) -> int:

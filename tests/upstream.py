@@ -24,8 +24,8 @@ LEAK = "<｜DSML｜tool_calls>"
 
 class Upstream:
     """`fault`: how it fails, if at all. `count`: tokens of a prompt; words and marks unless given.
-    `delay`: seconds per token. `context`: tokens of a prompt at most. `lanes`: requests at a
-    time."""
+    `delay`: seconds per token, of which others under way make more. `context`: tokens of a prompt
+    at most."""
 
     def __init__(
         self,
@@ -34,12 +34,11 @@ class Upstream:
         count: Callable[[Json], int] | None = None,
         delay: float = 0.0,
         context: int = 1 << 20,
-        lanes: int = 64,
     ) -> None:
         self.fault, self.delay, self.context = fault, delay, context
         self.count = count or words_of
-        self._slots = threading.BoundedSemaphore(lanes)
-        self._active = 0
+        self._lock = threading.Lock()
+        self.active = 0
         self._numbers = itertools.count()
         self._cache: dict[str, list[list[str]]] = {}
         self._last: dict[str, list[str]] = {}
@@ -82,7 +81,7 @@ class Upstream:
             content = self._content(body, prompt)
         if self.fault == "mixes cached answers" and mixed is not None:
             content = mixed
-        if self.fault == "answers depend on load" and self._active > 1:
+        if self.fault == "answers depend on load" and self.active > 1:
             content = said(["loaded", next(self._numbers)], 20)
         if self.fault == "temperature 0 is random":
             content = said(["random", next(self._numbers)], 20)
@@ -187,14 +186,17 @@ class Upstream:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        with self._slots:
-            self._active += 1
-            try:
-                if self.fault == "answers depend on load":
-                    time.sleep(0.005)  # those that come together are under way together
-                yield
-            finally:
-                self._active -= 1
+        self._enter(1)
+        try:
+            if self.fault == "answers depend on load":
+                time.sleep(0.005)  # those that come together are under way together
+            yield
+        finally:
+            self._enter(-1)
+
+    def _enter(self, step: int) -> None:
+        with self._lock:
+            self.active += step
 
 
 def text_of(body: Json) -> str:
@@ -292,7 +294,7 @@ def _handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
                 if body.get("stream"):
                     self._stream(made)
                 else:
-                    time.sleep(upstream.delay * len(made["entries"]))
+                    time.sleep(upstream.delay * len(made["entries"]) * upstream.active**2)
                     self._json(200, upstream.whole(made))
 
         def _stream(self, made: Json) -> None:

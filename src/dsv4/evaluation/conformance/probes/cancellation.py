@@ -60,8 +60,8 @@ def run(service: Service) -> Iterator[Told]:
     # Twice, as one request may be slow for any reason.
     if dropped > bound and (dropped := _after_dropping(service, asked)[1]) > bound:
         yield Finding(
-            f"after {begun} dropped streams {TIMES} short requests take {dropped:.2f} s, as if they "
-            f"ran ({loaded:.2f} s; alone {alone:.2f} s)",
+            f"after {begun} dropped streams {TIMES} short requests take {dropped:.2f} s, as if "
+            f"they ran ({loaded:.2f} s; alone {alone:.2f} s)",
             WHERE,
             sure="likely",
             resembles=KNOWN,

@@ -241,7 +241,7 @@ def _residues(sweep: Sweep) -> Iterator[Told]:
     lengths = [center + step for step in range(-CSA, CSA)]
 
     def again(residue: int) -> list[Trial]:
-        return sweep.look(lengths, AGAIN, f"mod {CSA} again {residue}")
+        return sweep.look(lengths, 2 * AGAIN, f"mod {CSA} again {residue}")
 
     yield from _compared(sweep.trials, CSA, range(CSA), again, MOD_FOUR)
 
@@ -259,7 +259,8 @@ def _blocks(sweep: Sweep, center: int) -> Iterator[Told]:
     )
 
     def again(residue: int) -> list[Trial]:
-        return sweep.look(lengths, 2 * AGAIN, f"blocks again {residue}")
+        others = [length for length in lengths if length != center + residue]
+        return sweep.look([*[center + residue] * 2, *others[::2]], 2 * AGAIN, f"again {residue}")
 
     yield from _compared(
         found, HCA, SAMPLED, again, "an HCA block that ends with the prompt, or is left unfinished"

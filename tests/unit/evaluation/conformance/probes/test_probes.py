@@ -19,6 +19,8 @@ from dsv4.evaluation.conformance.probes.catalogue import PROBES, chosen
 from dsv4.evaluation.conformance.probes.run import verify_url
 from dsv4.evaluation.conformance.probes.service import Service, find
 
+DOCS = Path(__file__).parents[5] / "docs" / "verify.md"
+
 
 def probed(
     upstream: Upstream,
@@ -87,8 +89,7 @@ def test_a_fault_is_found_and_named(
         fault,
         count=count,
         context=900 if names == "lengths" else 4000,
-        delay=0.002 if slow else 0,
-        lanes=1 if slow else 64,
+        delay=0.005 if slow else 0,
     )
     off = {"fields_of": "no speculation"}
     report = probed(upstream, *names.split(","), tokenizer=tokenizer, without=off)
@@ -129,7 +130,7 @@ def test_an_encoding_that_is_ours_has_no_finding(tiny_folder: Path) -> None:
 
 
 def test_dropped_streams_that_stop_are_no_finding() -> None:
-    report = probed(Upstream(delay=0.002, lanes=1), "cancellation")
+    report = probed(Upstream(delay=0.005), "cancellation")
     assert report.findings == [] and report.skipped == []
 
 
@@ -154,3 +155,10 @@ def test_a_budget_is_kept() -> None:
         int(word.replace(",", "")) for word in report.facts["took"].split() if word[0].isdigit()
     )
     assert spent < 20_000 + upstream.requests
+
+
+def test_the_manual_has_every_probe() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    table = text.partition("<!-- probes: begin -->\n")[2].partition("\n<!-- probes: end -->")[0]
+    wanted = [f"| `{probe.name}` | {probe.about} | {probe.catches} |" for probe in PROBES]
+    assert table.splitlines()[2:] == wanted

@@ -93,7 +93,7 @@ class Needle:
 def score(reply: Reply, value: str) -> float:
     """How much of a value an answer says: the share of its digits up to the first wrong one."""
     best = 0
-    for said in re.findall(r"\d+", reply.content):
+    for said in re.findall(r"\d+", f"{reply.reasoning} {reply.content}"):
         right = 0
         while right < min(len(said), len(value)) and said[right] == value[right]:
             right += 1

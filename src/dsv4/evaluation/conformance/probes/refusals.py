@@ -33,10 +33,10 @@ MISTAKES = (
     _Wrong("an empty list of messages", {"messages": []}),
     _Wrong("messages that are a text", {"messages": "Hello"}),
     _Wrong("an unknown role", {"messages": [{"role": "wizard", "content": "Hello"}]}),
-    _Wrong("a negative temperature", {"temperature": -1}),
-    _Wrong("a temperature that is a text", {"temperature": "warm"}),
+    _Wrong("a negative temperature", {"temperature": -1}, "warning"),
+    _Wrong("a temperature that is a text", {"temperature": "warm"}, "warning"),
     _Wrong("top_p above 1", {"top_p": 2}, "warning"),
-    _Wrong("a negative max_tokens", {"max_tokens": -5}, "warning"),
+    _Wrong("max_tokens that is a text", {"max_tokens": "many"}, "warning"),
 )
 
 

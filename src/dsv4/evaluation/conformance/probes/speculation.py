@@ -29,15 +29,16 @@ def run(service: Service) -> Iterator[Told]:
             "nothing switches it for one request: --speculation-off names fields, or another URL",
         )
         return
-    found = Agreement()
+    found, control = Agreement(), Agreement()
     for messages in _asked():
         guessed = service.ask(messages, ROOM)
+        control.add(guessed, service.ask(messages, ROOM))
         found.add(guessed, service.without_speculation(messages, ROOM))
     yield from judged(
         "speculation",
         "speculative decoding changes answers",
         found,
-        None,
+        control,
         "vllm#48304: wrong RoPE in the draft; vllm-ascend#9111: state not kept for every prefix",
         "every accepted prefix needs its own window and compressor state",
     )
@@ -55,9 +56,10 @@ def _asked() -> list[Messages]:
 
 def _cuts(service: Service) -> Iterator[Told]:
     """An answer that is cut early is the beginning of the longer one, wherever guesses end."""
-    found = Agreement()
+    found, control = Agreement(), Agreement()
     for messages in _asked()[-3:]:
         longest = service.ask(messages, ROOM)
+        control.add(longest, service.ask(messages, ROOM))
         for limit in CUTS:
             cut = service.ask(messages, limit)
             if cut.finish != "length":
@@ -69,7 +71,7 @@ def _cuts(service: Service) -> Iterator[Told]:
         "max_tokens",
         "an answer that is cut is not the beginning of the longer one",
         found,
-        None,
+        control,
         "sglang#26039: a drafted end is accepted",
         "guesses that go beyond the limit, or a state that keeps refused ones",
     )

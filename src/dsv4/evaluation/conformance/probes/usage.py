@@ -82,7 +82,7 @@ def _problems(service: Service, reply: Reply, limit: int) -> Iterator[tuple[str,
         yield REASONING, f"{thought} of {answer}"
     if answer is not None and answer > limit:
         yield LIMIT, f"{answer} tokens where {limit} were allowed"
-    elif service.tokenizer is not None:
+    elif service.tokenizer is not None and "\ufffd" not in reply.content:
         written = len(service.tokenizer.encode(reply.reasoning + reply.content))
         if written > limit + SLACK and written > 1.5 * limit:
             yield LIMIT, f"a text of {written} tokens where {limit} were allowed"

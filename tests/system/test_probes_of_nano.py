@@ -21,12 +21,11 @@ def base() -> Iterator[str]:
 
 
 def test_what_is_quickly_asked(base: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", base, "--only", "refusals,usage,encoding,cancellation,markup"]) == 0
+    assert main(["verify", base, "--only", "refusals,usage,encoding,markup"]) == 0
     said = capsys.readouterr().out
     assert "passed: 0 errors, 0 warnings" in said
     assert "12 of 12 prompts have as many tokens as our encoder writes" in said
     assert "10 of 10 mistakes were refused" in said
-    assert "\n  0 requests still run" in said
 
 
 @pytest.mark.slow
@@ -39,6 +38,7 @@ def test_everything_within_five_minutes(
     assert time.monotonic() - begin < 300
     said = capsys.readouterr().out
     assert "passed: 0 errors, 0 warnings" in said and "found by length mod 4" in said
+    assert "\n  0 requests still run" in said
     assert "What was not looked at" in page.read_text(encoding="utf-8")
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SMALL = 200 << 20
 """Bytes of weights below which one thread is faster: see `cli.loading`."""
 
-MINUTES, MAX_TOKENS = 5.0, 200_000
-"""What probes may take, unless somebody says otherwise."""
+MINUTES, MAX_TOKENS = 4.5, 200_000
+"""What probes may take, unless somebody says otherwise; what is under way then comes on top."""
 
 
 def verify(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.options import JsonOption, ModelArgument, ThreadsOption
+from dsv4.cli.options import JsonOption, ThreadsOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 SMALL = 200 << 20
 """Bytes of weights below which one thread is faster: see `cli.loading`."""
 
+MINUTES, MAX_TOKENS = 4.5, 200_000
+"""What probes may take, unless somebody says otherwise; what is under way then comes on top."""
+
 
 def verify(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(help="nano (bundled), a model folder, a hub id, or a URL.", metavar="MODEL"),
+    ],
     headers_only: Annotated[
         bool, typer.Option("--headers-only", help="Configuration, headers and tokenizer alone.")
     ] = False,
@@ -47,13 +53,49 @@ def verify(
             metavar="OTHER",
         ),
     ] = None,
+    threads: ThreadsOption = None,
     served: Annotated[
-        str | None, typer.Option(help="URL: what it calls the model.", metavar="NAME")
+        str | None, typer.Option(help="URL: the model to ask for.", metavar="NAME")
     ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
     ] = None,
-    threads: ThreadsOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="URL: the folder with this model's vocabulary, to compare prompts with; known "
+            "for bundled models.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    only: Annotated[
+        str,
+        typer.Option(help="URL: probes to run, with commas; all unless given.", metavar="NAMES"),
+    ] = "",
+    minutes: Annotated[
+        float, typer.Option(help="URL: time to spend.", min=0.1, metavar="N")
+    ] = MINUTES,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            help="URL: tokens to spend, prompts and answers together.", min=1000, metavar="N"
+        ),
+    ] = MAX_TOKENS,
+    speculation_off: Annotated[
+        str | None,
+        typer.Option(
+            help="URL: how to ask without speculative decoding: fields of a request as JSON, or "
+            "the URL of the same model served without.",
+            metavar="JSON|URL",
+        ),
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(help="URL: the model as whose price tokens are charged.", metavar="NAME"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="URL: say what it may cost, and ask nothing.")
+    ] = False,
     as_json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write the report as one page.", metavar="FILE")
@@ -65,6 +107,11 @@ def verify(
     tensors, odd scales, routing tables; then every layer, part by part: official and fast
     against exact, all fed with the same inputs. One layer is in memory at a time.
 
+    Of a URL, such as http://127.0.0.1:8000, a server with OpenAI's API is asked: answers that have
+    to be equal are compared (cold and cached, alone and together, whole and streamed), and lengths
+    of prompts with lengths next to them. What it may cost is shown before it starts; Ctrl-C ends
+    it with a report of what is known by then.
+
     Exit code 1 if something is wrong. A difference is traced to the first layer and part that
     has it and compared with the known failures of V4 implementations.
 
@@ -72,40 +119,49 @@ def verify(
     implementation predicts what this one does, and which failure explains it if not:
     docs/verify.md.
     """
-    from dsv4 import locate
-    from dsv4.cli.console import progress, write_json
-    from dsv4.cli.loading import read_key
+    from dsv4.cli.console import write_json
     from dsv4.errors import UsageError
-    from dsv4.evaluation.conformance.against.comparing import Other, verify_against
-    from dsv4.evaluation.conformance.golden.checking import check_pack
     from dsv4.evaluation.conformance.page import page
-    from dsv4.evaluation.conformance.verify import Options, verify_folder
-    from dsv4.ops.cpu import threads as pool
 
+    of_url: dict[str, object] = {
+        "--tokenizer": tokenizer,
+        "--only": only,
+        "--speculation-off": speculation_off,
+        "--price": price,
+        "--dry-run": dry_run,
+    }
+    if against is None:
+        of_url |= {"--served": served, "--key-file": key_file}
     ways = {"--make-pack": make_pack, "--pack": pack, "--against": against}
+    of_folder = {"--headers-only": headers_only, "--layers": layers, "--length": length, **ways}
+    is_url = model.startswith(("http://", "https://"))
+    for option, value in (of_folder if is_url else of_url).items():
+        if value:
+            raise UsageError(f"{option} is for {'a folder' if is_url else 'a URL'}")
     asked = [name for name, value in ways.items() if value is not None]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} do not go together", "one after the other")
-    folder = locate.folder(model)
-    import torch
+    report: Report | None
+    if is_url:
+        from dsv4.cli.probe import Plan, probe
 
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    torch.set_num_threads(pool.use(1 if threads is None and stored < SMALL else threads))
-    if make_pack is not None:
-        _make(folder, make_pack, layers, length)
-        return
-    with progress("verify") as done:
-        if against is not None:
-            other = Other(against, served, read_key(key_file), length, stored < SMALL)
-            report = verify_against(folder, other, lambda what, part, total: done(part, total))
-        elif pack is not None:
-            report = check_pack(folder, pack, progress=done)
+        plan = Plan(
+            model, served, key_file, tokenizer, only, minutes, max_tokens, speculation_off, price
+        )
+        report = probe(plan, dry_run=dry_run)
+    else:
+        folder, small = _opened(model, threads)
+        if make_pack is not None:
+            _make(folder, make_pack, layers, length)
+            return
+        if pack is not None:
+            report = _checked(folder, pack)
+        elif against is not None:
+            report = _compared(folder, against, served, key_file, length, small)
         else:
-            report = verify_folder(
-                folder,
-                Options(headers_only, layers, length),
-                progress=lambda what, part, total: done(part, total),
-            )
+            report = _verified(folder, headers_only, layers, length)
+    if report is None:
+        return
     if html is not None:
         html.write_text(page(report), encoding="utf-8")
     if as_json:
@@ -114,6 +170,54 @@ def verify(
         _show(report)
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _opened(model: str, threads: int | None) -> tuple[Path, bool]:
+    """The model's folder, and whether it is small. Sets how many threads compute."""
+    import torch
+
+    from dsv4 import locate
+    from dsv4.ops.cpu import threads as pool
+
+    folder = locate.folder(model)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    small = stored < SMALL
+    torch.set_num_threads(pool.use(1 if threads is None and small else threads))
+    return folder, small
+
+
+def _verified(folder: Path, headers_only: bool, layers: int | None, length: int | None) -> Report:
+    from dsv4.cli.console import progress
+    from dsv4.evaluation.conformance.verify import Options, verify_folder
+
+    options = Options(headers_only, layers, length)
+    with progress("verify") as done:
+        return verify_folder(folder, options, progress=lambda what, part, total: done(part, total))
+
+
+def _compared(
+    folder: Path,
+    against: str,
+    served: str | None,
+    key_file: Path | None,
+    length: int | None,
+    small: bool,
+) -> Report:
+    from dsv4.cli.console import progress
+    from dsv4.cli.loading import read_key
+    from dsv4.evaluation.conformance.against.comparing import Other, verify_against
+
+    other = Other(against, served, read_key(key_file), length, small)
+    with progress("verify") as done:
+        return verify_against(folder, other, lambda what, part, total: done(part, total))
+
+
+def _checked(folder: Path, pack: Path) -> Report:
+    from dsv4.cli.console import progress
+    from dsv4.evaluation.conformance.golden.checking import check_pack
+
+    with progress("verify") as done:
+        return check_pack(folder, pack, progress=done)
 
 
 def _make(folder: Path, target: Path, layers: int | None, length: int | None) -> None:
@@ -138,7 +242,8 @@ def _show(report: Report) -> None:
     for name, value in report.facts.items():
         out.print(f"  {name}: {value}", markup=False)
     for check in report.checks:
-        out.print(f"{check.name}: {check.what} ({check.seconds:.1f} s)", markup=False)
+        what = check.what.replace("\n", "\n  ")
+        out.print(f"{check.name}: {what} ({check.seconds:.1f} s)", markup=False, soft_wrap=True)
     if report.comparisons:
         shown = table("", "variant", "from", "part", "at", "relative", "allowed", "beyond", left=4)
         for row in summarize(report.comparisons):
@@ -158,6 +263,8 @@ def _show(report: Report) -> None:
         out.print(_drifts(report))
     for finding in report.findings:
         out.print(_sentence(finding), markup=False, soft_wrap=True)
+    for skipped in report.skipped:
+        out.print(f"skipped: {skipped.name}: {skipped.why}", markup=False, soft_wrap=True)
     errors, warnings = report.count("error"), report.count("warning")
     verdict = "passed" if report.passed else "failed"
     out.print(f"{verdict}: {errors} errors, {warnings} warnings", markup=False)
@@ -184,7 +291,8 @@ def _drifts(report: Report) -> Table:
 
 
 def _sentence(finding: Finding) -> str:
-    text = f"{finding.severity}: {finding.where}: {finding.what}"
+    sure = "" if finding.sure == "certain" else f" ({finding.sure})"
+    text = f"{finding.severity}{sure}: {finding.where}: {finding.what}"
     if finding.resembles:
         text += f"\n  resembles: {finding.resembles}"
     if finding.hint:

@@ -7,11 +7,11 @@ import random
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from email.message import Message
-from http.client import HTTPException
-from typing import Any, NoReturn
+from http.client import HTTPException, HTTPResponse
+from typing import Any, NoReturn, cast
 
 from dsv4.errors import RequestError, UsageError
 
@@ -56,7 +56,8 @@ class Client:
     """An API by its base URL, such as http://127.0.0.1:8000/v1. Any thread may use it.
 
     A request that meets no server or a passing trouble is sent again, up to `retries` times, after
-    pauses that double (or as long as the server asks for). Raises UsageError for what is no URL.
+    pauses that double (or as long as the server asks for). An answer may take `timeout` seconds.
+    Raises UsageError for what is no URL.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Client:
         *,
         retries: int = RETRIES,
         first_pause: float = FIRST_PAUSE,
+        timeout: float = TIMEOUT,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url} is no URL", "such as http://127.0.0.1:8000/v1")
@@ -73,6 +75,7 @@ class Client:
         self._key = key
         self._retries = retries
         self._first_pause = first_pause
+        self._timeout = timeout
         self._settled = threading.Event()
 
     def settle(self) -> None:
@@ -84,20 +87,19 @@ class Client:
 
         Raises RequestError: 503 (`no_answer`) if there is none, 502 for one that is no JSON object.
         """
-        data = json.dumps(body).encode()
+        return self.send(path, json.dumps(body).encode())
+
+    def send(self, path: str, data: bytes) -> Response:
+        """As `post`, of a body that need not be JSON."""
         pause, left = self._first_pause, self._retries
         while True:
             last = left == 0 or self._settled.is_set()
             try:
-                received = self._once(path, data)
+                with closing(self._open(path, data)) as answer:
+                    received = _received(answer)
             except (OSError, HTTPException) as error:
                 if last or self._settled.is_set():
-                    raise RequestError(
-                        f"no answer from {self.url}/{path}: {error or type(error).__name__}",
-                        "run it again to go on",
-                        status=503,
-                        code=NO_ANSWER,
-                    ) from error
+                    raise self._unanswered(path, error) from error
                 wanted = 0.0
             else:
                 if received.status not in PASSING or last or self._settled.is_set():
@@ -108,17 +110,53 @@ class Client:
             self._settled.wait(max(drawn, wanted))
             pause, left = pause * 2, left - 1
 
-    def _once(self, path: str, data: bytes) -> _Received:
+    def text(self, path: str) -> str | None:
+        """What is under a path that needs no body; None if there is nothing. Raises RequestError
+        if there is no server."""
+        try:
+            with closing(self._open(path, None)) as answer:
+                received = _received(answer)
+        except (OSError, HTTPException) as error:
+            raise self._unanswered(path, error) from error
+        return received.data.decode("utf-8", "replace") if received.status == 200 else None
+
+    @contextmanager
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[str]]:
+        """The `data` of the events of a streamed answer, as they come; leaving the context drops
+        the connection. Sent once.
+
+        Raises RequestError: with the status of a refusal, 503 if nothing comes (any more).
+        """
+        try:
+            with closing(self._open(path, json.dumps(body).encode())) as answer:
+                if answer.status >= 400:
+                    refusal = answer.read(300).decode("utf-8", "replace")
+                    raise RequestError(
+                        f"{self.url}/{path} answered {answer.status}: {refusal}",
+                        status=answer.status,
+                    )
+                yield _events(answer)
+        except (OSError, HTTPException) as error:
+            raise self._unanswered(path, error) from error
+
+    def _open(self, path: str, data: bytes | None) -> HTTPResponse:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method="POST")
+        method = "GET" if data is None else "POST"
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                return _received(response.status, response.read(), response.headers)
+            return cast(HTTPResponse, urllib.request.urlopen(request, timeout=self._timeout))
         except urllib.error.HTTPError as error:
-            with error:
-                return _received(error.code, error.read(), error.headers)
+            return cast(HTTPResponse, error)  # it is one, but for its class
+
+    def _unanswered(self, path: str, error: Exception) -> RequestError:
+        return RequestError(
+            f"no answer from {self.url}/{path}: {error or type(error).__name__}",
+            "run it again to go on",
+            status=503,
+            code=NO_ANSWER,
+        )
 
     def _read(self, path: str, received: _Received) -> Response:
         try:
@@ -135,14 +173,21 @@ class Client:
         return Response(received.status, body, received.request_id)
 
 
-def _received(status: int, data: bytes, headers: Message) -> _Received:
+def _events(answer: HTTPResponse) -> Iterator[str]:
+    for line in answer:
+        if line.startswith(b"data:"):
+            yield line[5:].decode("utf-8", "replace").strip()
+
+
+def _received(answer: HTTPResponse) -> _Received:
+    headers = answer.headers
     name = headers.get("x-request-id") or headers.get("request-id") or ""
     try:
         # Nobody waits for a day because a header says so. (It may also be a date: not read.)
         pause = min(max(float(headers.get("retry-after") or 0), 0.0), LONGEST_PAUSE)
     except ValueError:
         pause = 0.0
-    return _Received(status, data, name, pause)
+    return _Received(answer.status, answer.read(), name, pause)
 
 
 def _no_number(name: str) -> NoReturn:

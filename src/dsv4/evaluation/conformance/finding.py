@@ -33,11 +33,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: its name, what exactly, how long it took in seconds."""
+    """One thing that was looked at: its name, what exactly (and what it gave, a line each), how
+    long it took in seconds."""
 
     name: str
     what: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was not looked at, and why not."""
+
+    name: str
+    why: str
 
 
 @dataclass(slots=True)
@@ -45,8 +54,8 @@ class Report:
     """Everything a run of `dsv4 verify` did and found.
 
     `facts`: what was verified (model, sizes, digests), in the order they are shown. `drifts`: of
-    another implementation's predictions and of our roundings. Filled by `verify.verify_folder` and
-    others, read by the forms (text, JSON, page).
+    another implementation's predictions and of our roundings. Filled by `verify.verify_folder`,
+    `probes.run.verify_url` and others, read by the forms (text, JSON, page).
     """
 
     subject: str
@@ -55,6 +64,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -72,6 +82,7 @@ class Report:
             "findings": [asdict(finding) for finding in self.findings],
             "comparisons": _plain(comparisons),
             "predictions": _plain([drift.as_json() for drift in self.drifts]),
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
     def count(self, severity: Severity) -> int:

@@ -8,7 +8,7 @@ from html import escape
 from dsv4.evaluation.conformance import plot
 from dsv4.evaluation.conformance.against.drift import Drift
 from dsv4.evaluation.conformance.comparison import CHOICES, Comparison
-from dsv4.evaluation.conformance.finding import Finding, Report
+from dsv4.evaluation.conformance.finding import Finding, Report, Skipped
 from dsv4.evaluation.conformance.parts import ORDER
 from dsv4.evaluation.conformance.summary import summarize
 from dsv4.version import __version__
@@ -20,6 +20,7 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 2.2rem }
 table { border-collapse: collapse; width: 100%; font-size: 14px }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #d8dee4;
   vertical-align: top; overflow-wrap: anywhere }
+td { white-space: pre-line }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .passed, .note { color: #2f8f4e } .failed, .error { color: #b3261e } .warning { color: #9a6700 }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem }
@@ -44,6 +45,7 @@ def page(report: Report) -> str:
             ((c.name, c.what, f"{c.seconds:.1f}") for c in report.checks),
             numbers=1,
         ),
+        *_skipped(report.skipped),
         "<h2>What was verified</h2>",
         _table(("", ""), report.facts.items()),
         *_numbers(report.comparisons),
@@ -69,6 +71,12 @@ def _findings(findings: Sequence[Finding]) -> Iterable[str]:
             f"<td>{escape(one.what)}{more}</td><td>{one.sure}</td></tr>"
         )
     yield "</table>"
+
+
+def _skipped(skipped: Sequence[Skipped]) -> Iterable[str]:
+    if skipped:
+        yield "<h2>What was not looked at</h2>"
+        yield _table(("", "why"), ((one.name, one.why) for one in skipped))
 
 
 def _numbers(comparisons: Sequence[Comparison]) -> Iterable[str]:

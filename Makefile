@@ -81,6 +81,10 @@ selftest-neon:
 serve: setup
 	$(BIN)/dsv4 serve $(MODEL) --host $(HOST) --port $(PORT)
 
+# Tests start many processes; without bytecode each would compile the package again. (Empty is
+# as good as unset.)
+test slow: export PYTHONDONTWRITEBYTECODE =
+
 test: setup-dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 

@@ -85,8 +85,10 @@ serve: setup
 # as good as unset.)
 test slow: export PYTHONDONTWRITEBYTECODE =
 
+# Files as they are collected: sorted by their number of tests, those of few long ones would come
+# last, and one process would wait for the other.
 test: setup-dev
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 slow: setup-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

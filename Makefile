@@ -81,8 +81,14 @@ selftest-neon:
 serve: setup
 	$(BIN)/dsv4 serve $(MODEL) --host $(HOST) --port $(PORT)
 
+# Tests start many processes; without bytecode each would compile the package again. (Empty is
+# as good as unset.)
+test slow: export PYTHONDONTWRITEBYTECODE =
+
+# Files as they are collected: sorted by their number of tests, those of few long ones would come
+# last, and one process would wait for the other.
 test: setup-dev
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 slow: setup-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -25,7 +25,9 @@ from tests.parity.models import (
     tokens,
 )
 
-LENGTHS = (1, 7, 127, 128, 129, 300, 515, 2060)
+LENGTHS = (1, 7, 127, 128, 129, 300, 515)
+LONGEST = {1: 1030, 2: 1030, 3: 2060}
+"""Of each seed: the oracle's time grows with the square, and nothing begins after 515 tokens."""
 
 
 # Two entries whose scores differ by less than float32 noise at the edge of the selection may be
@@ -39,13 +41,13 @@ def test_logits_agree(schedule: tuple[int, ...], seed: int, tmp_path: Path) -> N
     config = draw_config(seed, schedule)
     model = draw_model(config, seed)
     other = oracle(model, tmp_path / "model")
-    for length in LENGTHS:
+    for length in (*LENGTHS, LONGEST[seed]):
         ids = tokens(config, length, seed + length)
         want = other(input_ids=ids, use_cache=False).logits[0]
         found = model(ids).logits_BTV[0]
         errors = (found - want).norm(dim=-1) / want.norm(dim=-1)
         whole = ((found - want).norm() / want.norm()).item()
-        loose = length > 1000 and seed == 3 and not SAME_ORDER
+        loose = length == 2060 and not SAME_ORDER
         assert whole <= (1e-3 if loose else 1e-4), f"{length} tokens"
         assert errors.median() <= 1e-5, f"{length} tokens"
 

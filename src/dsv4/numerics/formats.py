@@ -127,10 +127,7 @@ def encode_e8m0(x: Tensor) -> Tensor:
 
 def decode_e8m0(codes: Tensor) -> Tensor:
     """The float32 values 2^(code-127) of e8m0 codes (float8_e8m0fnu or uint8); 255 is NaN."""
-    exponent = codes.view(torch.uint8).to(torch.int32)
-    bits = torch.where(exponent == 0, 1 << 22, exponent << 23)
-    bits = torch.where(exponent == E8M0_NAN, 0x7FC00000, bits)
-    return bits.to(torch.int32).view(torch.float32)
+    return codes.view(torch.float8_e8m0fnu).to(torch.float32)
 
 
 _E2M1_VALUES: Final = (*E2M1_MAGNITUDES, *(-size for size in E2M1_MAGNITUDES))

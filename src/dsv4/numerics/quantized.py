@@ -127,8 +127,12 @@ class QuantizedTensor:
             values = formats.decode_packed_e2m1(data)
         else:
             values = formats.decode_e4m3(data)
-        row_of_scale = torch.arange(start, stop, device=data.device) // height
-        _multiply_blocks(values, self.scales()[row_of_scale], width)
+        scale = self.scales()
+        if height == 1:
+            scale = scale[start:stop]
+        else:
+            scale = scale[torch.arange(start, stop, device=data.device) // height]
+        _multiply_blocks(values, scale, width)
         return values.to(dtype)
 
     def gather(self, rows_R: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
-from dsv4.parallel.sharding import Divided
 from dsv4.training.config import RunConfig, TrainConfig
-from dsv4.training.divided import DividedObjective
 from dsv4.training.initial import Status, initial_model
 from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import Trainer
@@ -129,6 +127,10 @@ def train_on(
         )
         divided = None
         if not parallel.alone():
+            # Here, for FSDP takes as long to import as half of torch.
+            from dsv4.parallel.sharding import Divided
+            from dsv4.training.divided import DividedObjective
+
             _check_divisible(config)
             divided = Divided(model)
             objective = DividedObjective(objective, divided)

@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 import torch
+from tests.unit.training.unlucky import double
 
 from dsv4.tasks.words import invent
 
@@ -43,8 +44,12 @@ def prepared(tmp_path_factory):
             record = {"id": i, "kind": "child", "text": " ".join(words)}
             file.write(json.dumps(record) + "\n")
     out = tmp_path_factory.mktemp("prepared")
-    done = in_a_process("prepare", out, "--corpora", corpora, "--lists", 60)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPES))
+        import experiments
+
+        arguments = ("prepare", str(out), "--corpora", str(corpora), "--lists", "60")
+        assert experiments.main(arguments) == 0
     return out
 
 
@@ -173,16 +178,6 @@ def test_needles_are_found_by_who_looks_back(out):
     assert len(near) > 1
     assert needle_accuracy(Copyist(), near, 256) == 1
     assert needle_accuracy(Copyist(wrong=True), near, 256) == 0
-
-
-def double(number):
-    if number == 13:
-        raise ValueError("unlucky")
-    if number == 14:
-        os._exit(3)
-    if number == 15:
-        time.sleep(60)
-    return 2 * number
 
 
 def test_a_task_that_fails_takes_nothing_else_along():

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch._dynamo
 from torch import Tensor
 
 
@@ -18,6 +16,9 @@ def compiled(function: Callable[..., Any], dynamic: bool | None = False) -> Call
     Rows times positions of a batch are constant, so ops on flattened rows see one shape. None:
     sizes that were seen to change become variables.
     """
+    # Here, for it takes longer to import than torch, and most of what imports this never compiles.
+    import torch._dynamo
+
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(function, dynamic=dynamic)
 

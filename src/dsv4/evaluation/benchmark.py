@@ -11,9 +11,12 @@ from typing import Any, Literal
 from dsv4.evaluation import intervals
 from dsv4.evaluation.question import Item, Said, Scored, Target
 from dsv4.evaluation.records import Record, Records
+from dsv4.tasks.problem import Effort
 
 QUICK = 5
 """Items per group of a quick run."""
+
+Suite = Literal["own", "standard"]
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
@@ -26,12 +29,20 @@ class Settings:
     data: folder with held-out texts and BLiMP. corpora: folder with what was trained on, for the
     baselines and for the held-out part of dialogues. limit: items per group, None for the usual
     number. quick: few items, short contexts.
+
+    Of public benchmarks: efforts to ask with, the temperature to draw at (0: greedy), and how many
+    tokens an answer may have (None: what the effort needs). lengths: tokens of the contexts in
+    which something is to be found, none for the usual ones.
     """
 
     data: Path | None = None
     corpora: Path | None = None
     limit: int | None = None
     quick: bool = False
+    efforts: tuple[Effort, ...] = ("off",)
+    temperature: float = 0.0
+    answer_tokens: int | None = None
+    lengths: tuple[int, ...] = ()
 
     def count(self, usual: int, most: int | None = None) -> int:
         """Items of a group that has `usual` ones, and for a reason of cost never over `most`."""
@@ -46,6 +57,10 @@ class Settings:
             "--corpora CORPORA": self.corpora is not None,
             f"--limit {self.limit}": self.limit is not None,
             "--quick": self.quick,
+            f"--effort {','.join(self.efforts)}": self.efforts != ("off",),
+            f"--temperature {self.temperature:g}": self.temperature != 0,
+            f"--answer-tokens {self.answer_tokens}": self.answer_tokens is not None,
+            f"--lengths {','.join(map(str, self.lengths))}": bool(self.lengths),
         }
         return " ".join(option for option, is_given in given.items() if is_given)
 
@@ -105,7 +120,8 @@ class Benchmark:
     needs: the folder of `Settings` without which there are no items. rows: what the records come
     to. answered_by: who answers in place of the target (a baseline). about: one or two sentences
     for a reader of the numbers. likelihoods: it asks how likely documents are. samples: the
-    answers themselves are the result.
+    answers themselves are the result. suite: what it belongs to: the project's own, or those that
+    other models publish numbers of.
     """
 
     name: str
@@ -117,6 +133,7 @@ class Benchmark:
     answered_by: Callable[[Settings, Target], Target] | None = None
     likelihoods: bool = False
     samples: bool = False
+    suite: Suite = "own"
 
     def missing(self, settings: Settings, target: Target) -> str | None:
         """What would have to be given to run it, None if all is there."""

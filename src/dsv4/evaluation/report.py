@@ -10,12 +10,14 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from dsv4.errors import DataError, UsageError
 from dsv4.evaluation.benchmark import Benchmark, Result, Row
 from dsv4.evaluation.benchmarks.catalogue import BENCHMARKS
+from dsv4.pricing.price import money
 
 FILE_NAME = "results.json"
 BEGIN, END = "<!-- dsv4 eval: begin -->", "<!-- dsv4 eval: end -->"
@@ -113,11 +115,25 @@ def _origin(report: Report) -> str:
         commands.append(f"    {about['command']} {options}{only}".rstrip())
     seconds = sum(result.seconds for result in report.results.values())
     where = f", numerics {about['numerics']}, on {about['machine']}" if "machine" in about else ""
+    paid = _paid(report.results.values())
     return (
         "Means with 95 % confidence intervals (Wilson for shares, otherwise bootstrap). "
         "Measured by\n\n" + "\n".join(commands) + f"\n\nin {seconds:.0f} seconds with dsv4 "
-        f"{about['version']}{where}."
+        f"{about['version']}{where}.{paid}"
     )
+
+
+def _paid(results: Iterable[Result]) -> str:
+    """What a service charged for."""
+    charged = [result for result in results if result.prompt_tokens]
+    if not charged:
+        return ""
+    prompt, answer = (
+        sum(getattr(r, f"{kind}_tokens") for r in charged) for kind in ("prompt", "answer")
+    )
+    costs = [Decimal(result.cost) for result in charged if result.cost is not None]
+    cost = f", {money(sum(costs, Decimal(0)))}" if costs else ""
+    return f" Charged: {prompt:,} prompt and {answer:,} answer tokens{cost}."
 
 
 def _text_section(report: Report, stages: Mapping[str, Report]) -> str:

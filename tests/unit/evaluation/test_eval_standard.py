@@ -65,7 +65,7 @@ def test_more_questions_are_the_same_and_others(tmp_path: Path) -> None:
     whole = _items("gsm8k", limit=9, data=tmp_path)
     assert [item.digest for item in whole] == [item.digest for item in more]
     assert len(_items("mmlu", limit=1)) == 57
-    with pytest.raises(DataError, match="no livecodebench.jsonl"):
+    with pytest.raises(DataError, match=r"no livecodebench\.jsonl"):
         _items("livecodebench", data=tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_contest_problems(tmp_path: Path) -> None:
     good = "a, b = map(int, input().split())\nprint(a + b)\nexit()"
     assert _right(item, f"```python\n{good}\n```")
     assert not _right(item, "```python\nprint(5)\n```")  # passes the public test alone
-    assert not _right(item, "```python\nwhile True: pass")
+    assert not _right(item, "```python\nraise SystemExit(1)")
     call = [{"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"}]
     (item,) = _contest(
         tmp_path,

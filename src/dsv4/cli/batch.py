@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsv4.cli.money import LimitCost, MorePrices, limit, price_table
+from dsv4.cli.money import LimitCost, MorePrices, limit_of, price_table
 from dsv4.cli.options import DEFAULT_MODEL, JsonOption, MemoryLimit, NumericsOption, ThreadsOption
 from dsv4.errors import RequestError, UsageError
 
@@ -99,7 +99,7 @@ def batch(
     from dsv4.cli.console import interruptible, note, status, write_json
 
     _check(url, key, key_file, tokenizer)
-    budget = limit(limit_cost)
+    budget = limit_of(limit_cost)
     if results.resolve() == requests.resolve():
         raise UsageError(f"{requests} would be overwritten", "give another OUT")
     with status(f"reading {requests}"):

@@ -29,7 +29,7 @@ MorePrices = Annotated[
 ]
 
 
-def limit(text: str | None) -> Decimal | None:
+def limit_of(text: str | None) -> Decimal | None:
     """The value of --limit-cost. Raises UsageError if it is no amount."""
     if text is None:
         return None

@@ -18,7 +18,7 @@ AROUND = 32
 
 
 class Spending:
-    """The money of an evaluation. All its methods are called from one thread.
+    """The money of an evaluation. Called from one thread at a time.
 
     price: whose tokens are charged (None: nobody's). limit: USD that all answers together may
     cost, those of earlier runs too. stopped: whether nothing is to be asked any more.
@@ -66,15 +66,24 @@ class Spending:
 
     def ask(self, id: str, question: Question, target: Target) -> bool:
         """Whether a question may be asked now; then it counts with its most until `add`."""
+        free = self.price is None  # what likelihoods cost, for one, nobody can say
+        return self.reserve(id, Tokens() if free else self.expected(question, target))
+
+    def reserve(self, id: str, tokens: Tokens) -> bool:
+        """Whether something with as many tokens at most may be asked now; then it counts until
+        `add` or `release`."""
         if self.stopped():
             return False
-        if self.price is not None:
-            most = self.most(self.expected(question, target))
-            under_way = sum(self._asked.values(), Decimal(0))
-            if self.limit is not None and self.paid + under_way + most > self.limit:
-                return False
-            self._asked[id] = most
+        most = self.most(tokens)
+        under_way = sum(self._asked.values(), Decimal(0))
+        if self.limit is not None and self.paid + under_way + most > self.limit:
+            return False
+        self._asked[id] = most
         return True
+
+    def release(self, id: str) -> None:
+        """It got no answer."""
+        self._asked.pop(id, None)
 
     def unfinished(self, name: str, left: int, count: int) -> BaseException:
         """Why questions are left."""

@@ -10,7 +10,7 @@ from dsv4.evaluation.benchmark import Benchmark, Suite
 from dsv4.evaluation.benchmarks.arithmetic import ARITHMETIC, INFILL
 from dsv4.evaluation.benchmarks.blimp import BLIMP
 from dsv4.evaluation.benchmarks.coffee import COFFEE
-from dsv4.evaluation.benchmarks.retrieval import NEEDLE, RECALL
+from dsv4.evaluation.benchmarks.retrieval import MULTIKEY, NEEDLE, RECALL, VARIABLES
 from dsv4.evaluation.benchmarks.samples import NEWCOMER, STORY
 from dsv4.evaluation.benchmarks.tasks import OTHERS
 from dsv4.evaluation.benchmarks.text import BIGRAM, FIVEGRAM, TEXT
@@ -46,6 +46,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             MBPP,
             CONTEST,
             BFCL,
+            MULTIKEY,
+            VARIABLES,
         )
     }
 )

@@ -123,7 +123,8 @@ class Benchmark:
     to. answered_by: who answers in place of the target (a baseline). about: one or two sentences
     for a reader of the numbers. likelihoods: it asks how likely documents are. samples: the
     answers themselves are the result. suite: what it belongs to: the project's own, or those that
-    other models publish numbers of.
+    other models publish numbers of. file: what the data folder has to have, NAME.jsonl or
+    NAME.jsonl.xz.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Benchmark:
     likelihoods: bool = False
     samples: bool = False
     suite: Suite = "own"
+    file: str = ""
 
     def missing(self, settings: Settings, target: Target) -> str | None:
         """What would have to be given to run it, None if all is there."""
@@ -143,6 +145,9 @@ class Benchmark:
             return "a model folder"
         wanted = {None: (), "both": ("data", "corpora")}.get(self.needs, (self.needs,))
         absent = [f"--{name}" for name in wanted if name and getattr(settings, name) is None]
+        if self.file and settings.data is not None and not absent:
+            found = any(settings.data.glob(f"{self.file}.jsonl*"))
+            absent = [] if found else [f"{self.file}.jsonl in {settings.data}"]
         return " and ".join(absent) or None
 
 

@@ -119,8 +119,8 @@ def _origin(report: Report) -> str:
     for options, names in used.items():
         ours = [BENCHMARKS[name] for name in names if name in BENCHMARKS]
         usual = len(used) == 1 and all(benchmark.suite == "own" for benchmark in ours)
-        only = "" if usual or not ours else f" --only {','.join(b.name for b in ours)}"
-        commands.append(f"    {about['command']} {options}{only}".rstrip())
+        only = "" if usual or not ours else f"--only {','.join(b.name for b in ours)}"
+        commands.append(" ".join(("   ", *filter(None, (about["command"], options, only)))))
     seconds = sum(result.seconds for result in report.results.values())
     where = f", numerics {about['numerics']}, on {about['machine']}" if "machine" in about else ""
     paid = _paid(report.results.values())

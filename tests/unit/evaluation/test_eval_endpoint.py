@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -58,19 +57,27 @@ def test_a_killed_run_repeats_no_paid_request(
         return said("Answer: 4")
 
     options = ["--served", "m", "--only", "gsm8k", "--limit", "12", "--together", "3"]
-    with api(say) as (url, asked):
-        command = ["eval", url, *options, "--out", str(tmp_path)]
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dsv4", *command], stderr=subprocess.DEVNULL
-        )
+    options += ["--out", str(tmp_path)]
+    receive, send = os.pipe()
+    child = os.fork()  # before there are threads
+    if child == 0:
         try:
+            main(["eval", os.read(receive, 100).decode(), *options])
+        finally:
+            os._exit(1)
+    with api(say) as (url, asked):
+        try:
+            os.write(send, url.encode())
             records = tmp_path / "gsm8k.jsonl"
             wait(lambda: records.is_file() and records.read_text().count("\n") == 6, seconds=60)
-            wait(lambda: len(asked) == 8)
+            wait(lambda: len(asked) == 8, seconds=60)
         finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(receive)
+            os.close(send)
             gone.set()
+        command = ["eval", url, *options]
         first = set(paid)
         assert len(first) == 5
         assert main(command) == 0

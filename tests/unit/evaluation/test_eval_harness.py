@@ -282,11 +282,13 @@ def test_an_interrupted_harness_goes_on(
 
 
 @pytest.mark.slow
-def test_inspect_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_inspect_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Needs the extra: pip install 'dsv4[harness]'."""
     pytest.importorskip("inspect_ai")
-    task = tmp_path / "sums.py"
-    task.write_text(
+    monkeypatch.chdir(tmp_path)
+    Path("sums.py").write_text(
         "from inspect_ai import Task, task\n"
         "from inspect_ai.dataset import Sample\n"
         "from inspect_ai.scorer import match\n"
@@ -298,7 +300,7 @@ def test_inspect_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     )
     with api(lambda text, before: said("1")) as (url, asked):
         for _ in range(2):
-            options = ["--harness", str(task), "--out", str(tmp_path / "out"), "--json"]
+            options = ["--harness", "sums.py", "--out", "out", "--json"]
             assert main(["eval", url, "--served", "m", *options]) == 0
             found = json.loads(capfd.readouterr().out)["benchmarks"]["inspect/sums"]
             assert (found["rows"][0]["count"], found["rows"][0]["mean"]) == (6, 0.5)

@@ -65,6 +65,9 @@ def test_more_questions_are_the_same_and_others(tmp_path: Path) -> None:
     whole = _items("gsm8k", limit=9, data=tmp_path)
     assert [item.digest for item in whole] == [item.digest for item in more]
     assert len(_items("mmlu", limit=1)) == 57
+    contests = BENCHMARKS["livecodebench"]
+    assert contests.missing(Settings(), NOBODY) == "--data"
+    assert contests.missing(Settings(tmp_path), NOBODY) == f"livecodebench.jsonl in {tmp_path}"
     with pytest.raises(DataError, match=r"no livecodebench\.jsonl"):
         _items("livecodebench", data=tmp_path)
 

@@ -130,5 +130,6 @@ CONTEST = Benchmark(
     _items,
     averages("right", "cut_off", overall=False),
     needs="data",
+    file="livecodebench",
     suite="standard",
 )

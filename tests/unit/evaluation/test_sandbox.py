@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import socket
+import struct
+import subprocess
 import sys
 import threading
 import time
@@ -164,3 +168,56 @@ def test_a_kernel_without_landlock_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sandbox.confine, "__file__", str(broken))
     with pytest.raises(UsageError, match="Landlock: Function not implemented"):
         run("print('ran')")
+
+
+def test_a_program_ends_without_anybody_watching() -> None:
+    """The limit of processor time is its own: what started it may be gone."""
+    task = {"code": "while True: pass", "name": "x", "seconds": 1, "memory": 1 << 30, "token": "t"}
+    data = json.dumps(task).encode()
+    command = [sys.executable, "-P", "-S", confine.__file__]
+    given = struct.pack("<Q", len(data)) + data
+    ended = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
+    assert ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
+def _verdict(program: bytes, audit: int, number: int, *arguments: int) -> int:
+    """What the kernel would say to a system call: a seccomp program, interpreted."""
+    data = struct.pack("<IIQ6Q", number, audit, 0, *arguments, *[0] * (6 - len(arguments)))
+    steps = list(struct.iter_unpack("<HBBI", program))
+    at = loaded = 0
+    while True:
+        code, yes, no, value = steps[at]
+        at += 1
+        if code == 0x20:
+            loaded = struct.unpack_from("<I", data, value)[0]
+        elif code == 0x06:
+            return int(value)
+        else:
+            met = {0x15: loaded == value, 0x35: loaded >= value, 0x45: bool(loaded & value)}[code]
+            at += yes if met else no
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_of_both_processors(machine: str) -> None:
+    audit, arm, pid = confine.AUDIT[machine], int(machine == "aarch64"), 77
+    program = confine._filter(audit, arm, pid)
+    denied, absent = confine.ERRNO | errno.EPERM, confine.ERRNO | errno.ENOSYS
+
+    def says(number: int, *arguments: int) -> int:
+        return _verdict(program, audit, number, *arguments)
+
+    for name, numbers in confine.DENIED.items():
+        number = numbers[arm]
+        assert number is None or says(number) == denied, name
+    reads, writes = ((0, 1), (63, 64))[arm]
+    assert says(reads) == says(writes) == confine.ALLOW
+    assert says(confine.CLONE[arm], 0x11) == denied  # a process
+    assert says(confine.CLONE[arm], 0x3D0F00) == confine.ALLOW  # a thread
+    assert says(confine.CLONE3[arm]) == absent
+    assert says(confine.KILL_CALL[arm], pid) == says(confine.TGKILL[arm], pid) == confine.ALLOW
+    assert says(confine.KILL_CALL[arm], 78) == says(confine.TGKILL[arm], 78) == denied
+    assert says(confine.PRLIMIT[arm], 0, 7, 0) == confine.ALLOW
+    assert says(confine.PRLIMIT[arm], 0, 7, 4096) == denied
+    for number in (confine.LAST_CALL + 1, 0x40000000 + 41, 0xFFFFFFFF):
+        assert says(number) == absent
+    assert _verdict(program, audit ^ 1, reads) == confine.KILL

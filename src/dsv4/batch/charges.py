@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from dsv4.batch.results import Outcome
@@ -62,18 +60,6 @@ class Tariff:
             return self._always
         name = body.get("model")
         return self._prices.find(name) if isinstance(name, str) and name in self._prices else None
-
-
-def most(model: PricedModel, tokens: Tokens) -> Decimal:
-    """USD that tokens cost now at the dearest hours."""
-    price = model.latest(datetime.now(UTC))
-    return Decimal(0) if price is None else price.highest.cost(tokens)
-
-
-def paid(model: PricedModel, outcome: Outcome) -> Decimal:
-    """USD that an answer cost at its time."""
-    price = model.latest(outcome.when)
-    return Decimal(0) if price is None else price.at(outcome.when).cost(outcome.tokens)
 
 
 def total(outcomes: Iterable[Outcome]) -> Tokens:

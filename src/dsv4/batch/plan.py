@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from dsv4.batch.charges import Count, Expected, Tariff, expected, most, paid
+from dsv4.batch.charges import Count, Expected, Tariff, expected
 from dsv4.batch.request import Request, Requests
 from dsv4.batch.results import Outcome
 from dsv4.errors import UsageError
@@ -24,7 +24,7 @@ class Planned:
     @property
     def most(self) -> Decimal:
         """USD it may cost."""
-        return Decimal(0) if self.model is None else most(self.model, self.expected.most())
+        return Decimal(0) if self.model is None else self.model.most(self.expected.most())
 
 
 class Plan:
@@ -60,7 +60,7 @@ class Plan:
             return Decimal(0)
         if outcome.failure is None and outcome.tokens == Tokens():
             return planned.most
-        return paid(planned.model, outcome)
+        return planned.model.paid(outcome.tokens, outcome.when)
 
     def check_bounded(self) -> None:
         """Raises UsageError for requests whose cost has no bound, so that no limit can be kept."""

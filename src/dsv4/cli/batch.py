@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsv4.cli.money import LimitCost, MorePrices, limit_of, price_table
 from dsv4.cli.options import DEFAULT_MODEL, JsonOption, MemoryLimit, NumericsOption, ThreadsOption
 from dsv4.errors import RequestError, UsageError
 
@@ -54,10 +54,7 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check IN and OUT, estimate, and send nothing.")
     ] = False,
-    limit_cost: Annotated[
-        str | None,
-        typer.Option(help="What all results together may cost, earlier runs too.", metavar="USD"),
-    ] = None,
+    limit_cost: LimitCost = None,
     price: Annotated[
         str | None,
         typer.Option(
@@ -66,10 +63,7 @@ def batch(
             metavar="NAME",
         ),
     ] = None,
-    prices: Annotated[
-        Path | None,
-        typer.Option(help="More prices: a TOML or JSON file (docs/accounts.md).", metavar="FILE"),
-    ] = None,
+    prices: MorePrices = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +99,7 @@ def batch(
     from dsv4.cli.console import interruptible, note, status, write_json
 
     _check(url, key, key_file, tokenizer)
-    budget = None if limit_cost is None else _usd(limit_cost)
+    budget = limit_of(limit_cost)
     if results.resolve() == requests.resolve():
         raise UsageError(f"{requests} would be overwritten", "give another OUT")
     with status(f"reading {requests}"):
@@ -164,26 +158,14 @@ def _check(url: str | None, key: str | None, key_file: Path | None, tokenizer: s
         raise UsageError("the key is given twice", "either --key or --key-file")
 
 
-def _usd(text: str) -> Decimal:
-    try:
-        value = Decimal(text.strip().removeprefix("$"))
-    except InvalidOperation:
-        value = Decimal(-1)
-    if not value.is_finite() or value < 0:
-        raise UsageError(f"--limit-cost {text!r} is no amount of USD", "such as 2.50")
-    return value
-
-
 def _tariff(url: str | None, price: str | None, more: Path | None) -> Tariff:
     """What is charged: nothing on this machine, unless a price is named."""
     from dsv4.batch.charges import Tariff
-    from dsv4.pricing.file import built_in, read_prices
     from dsv4.pricing.price import Prices
 
     if url is None and price is None:
         return Tariff(Prices({}), None)
-    table = built_in() if more is None else built_in().joined(read_prices(more))
-    return Tariff(table, price)
+    return Tariff(price_table(more), price)
 
 
 def _vocabulary(model: str | None) -> Tokenizer | None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from dsv4.evaluation import intervals
-from dsv4.evaluation.question import Item, Said, Scored, Target
-from dsv4.evaluation.records import Record, Records
+from dsv4.evaluation.question import Item, Question, Said, Scored, Target
+from dsv4.evaluation.records import Record, Records, stored
+from dsv4.evaluation.spending import Estimate, Spending
+from dsv4.pricing.price import Tokens
+from dsv4.tasks.problem import Effort
 
 QUICK = 5
 """Items per group of a quick run."""
+
+Suite = Literal["own", "standard"]
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
@@ -26,12 +31,20 @@ class Settings:
     data: folder with held-out texts and BLiMP. corpora: folder with what was trained on, for the
     baselines and for the held-out part of dialogues. limit: items per group, None for the usual
     number. quick: few items, short contexts.
+
+    Of public benchmarks: efforts to ask with, the temperature to draw at (0: greedy), and how many
+    tokens an answer may have (None: what the effort needs). lengths: tokens of the contexts in
+    which something is to be found, none for the usual ones.
     """
 
     data: Path | None = None
     corpora: Path | None = None
     limit: int | None = None
     quick: bool = False
+    efforts: tuple[Effort, ...] = ("off",)
+    temperature: float = 0.0
+    answer_tokens: int | None = None
+    lengths: tuple[int, ...] = ()
 
     def count(self, usual: int, most: int | None = None) -> int:
         """Items of a group that has `usual` ones, and for a reason of cost never over `most`."""
@@ -46,6 +59,10 @@ class Settings:
             "--corpora CORPORA": self.corpora is not None,
             f"--limit {self.limit}": self.limit is not None,
             "--quick": self.quick,
+            f"--effort {','.join(self.efforts)}": self.efforts != ("off",),
+            f"--temperature {self.temperature:g}": self.temperature != 0,
+            f"--answer-tokens {self.answer_tokens}": self.answer_tokens is not None,
+            f"--lengths {','.join(map(str, self.lengths))}": bool(self.lengths),
         }
         return " ".join(option for option, is_given in given.items() if is_given)
 
@@ -105,7 +122,9 @@ class Benchmark:
     needs: the folder of `Settings` without which there are no items. rows: what the records come
     to. answered_by: who answers in place of the target (a baseline). about: one or two sentences
     for a reader of the numbers. likelihoods: it asks how likely documents are. samples: the
-    answers themselves are the result.
+    answers themselves are the result. suite: what it belongs to: the project's own, or those that
+    other models publish numbers of. file: what the data folder has to have, NAME.jsonl or
+    NAME.jsonl.xz.
     """
 
     name: str
@@ -117,6 +136,8 @@ class Benchmark:
     answered_by: Callable[[Settings, Target], Target] | None = None
     likelihoods: bool = False
     samples: bool = False
+    suite: Suite = "own"
+    file: str = ""
 
     def missing(self, settings: Settings, target: Target) -> str | None:
         """What would have to be given to run it, None if all is there."""
@@ -124,13 +145,17 @@ class Benchmark:
             return "a model folder"
         wanted = {None: (), "both": ("data", "corpora")}.get(self.needs, (self.needs,))
         absent = [f"--{name}" for name in wanted if name and getattr(settings, name) is None]
+        if self.file and settings.data is not None and not absent:
+            found = any(settings.data.glob(f"{self.file}.jsonl*"))
+            absent = [] if found else [f"{self.file}.jsonl in {settings.data}"]
         return " and ".join(absent) or None
 
 
 @dataclass(frozen=True)
 class Result:
     """What a benchmark found, with which settings (`Settings.options`). `seconds` is the time of
-    all its answers, over all runs."""
+    all its answers, over all runs; so are the tokens of the prompt that a service charged for, of
+    the answers, and `cost` in USD, if there was a price."""
 
     name: str
     options: str
@@ -138,6 +163,22 @@ class Result:
     seconds: float
     rows: tuple[Row, ...]
     samples: tuple[dict[str, Any], ...] = field(default=())
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cost: str | None = None
+
+
+def estimate(
+    benchmark: Benchmark, target: Target, settings: Settings, folder: Path, spending: Spending
+) -> Estimate:
+    """What `run` would ask of a target that writes answers. Raises as `run`; nothing is sent."""
+    items = list(benchmark.items(settings, target))
+    known = stored(folder / f"{benchmark.name}.jsonl", target.fingerprint)
+    left = [item for item in items if not _answered(known, item)]
+    spending.add(known.values())
+    tokens = sum((spending.expected(item.question, target) for item in left), Tokens())
+    cost = None if spending.price is None else spending.most(tokens)
+    return Estimate(len(items), len(items) - len(left), tokens, cost)
 
 
 def run(
@@ -146,24 +187,33 @@ def run(
     settings: Settings,
     folder: Path,
     progress: Progress = lambda done, total: None,
+    spending: Spending | None = None,
 ) -> Result:
     """Ask what is not yet answered in `folder`, and sum up.
 
+    `spending` says what may be asked; what it does not know of yet are this run's answers. When it
+    stops, what is under way is waited for and kept.
+
     Raises UsageError if the target cannot answer or the folder belongs to another one, DataError
-    for files that are missing.
+    for files that are missing, RequestError or KeyboardInterrupt if questions are left.
     """
+    spending = spending or Spending()
     items = list(benchmark.items(settings, target))
     assert len({item.id for item in items}) == len(items), f"ids of {benchmark.name}"
     who = target if benchmark.answered_by is None else benchmark.answered_by(settings, target)
     with Records(folder / f"{benchmark.name}.jsonl", who.fingerprint) as records:
-        todo = [item for item in items if not _answered(records, item)]
+        todo = [item for item in items if not _answered(records.known, item)]
         done, began = len(items) - len(todo), time.perf_counter()
         progress(done, len(items))
-        for number, answer in who.answer([item.question for item in todo]):
+        for number, answer in who.answer(_allowed(todo, who, spending)):
             now = time.perf_counter()
-            records.add(_record(todo[number], answer, now - began))
+            record = _record(todo[number], answer, now - began)
+            records.add(record)
+            spending.add([record])
             began, done = now, done + 1
             progress(done, len(items))
+    if done < len(items):
+        raise spending.unfinished(benchmark.name, len(items) - done, len(items))
     found = [records.known[item.id] for item in items]
     return Result(
         benchmark.name,
@@ -177,16 +227,35 @@ def run(
         )
         if benchmark.samples
         else (),
+        sum(record.hit + record.miss for record in found),
+        sum(record.tokens for record in found),
+        None if spending.price is None else str(spending.cost(found)),
     )
 
 
-def _answered(records: Records, item: Item) -> bool:
-    known = records.known.get(item.id)
-    return known is not None and known.digest == item.digest
+def _answered(known: Mapping[str, Record], item: Item) -> bool:
+    return item.id in known and known[item.id].digest == item.digest
+
+
+def _allowed(items: Iterable[Item], target: Target, spending: Spending) -> Iterator[Question]:
+    """Questions, each when it is about to be asked, until one may not be."""
+    for item in items:
+        if not spending.ask(item.id, item.question, target):
+            return
+        yield item.question
 
 
 def _record(item: Item, answer: Said | Scored, seconds: float) -> Record:
     common = (item.id, item.group, item.digest, dict(item.grade(answer)), round(seconds, 4))
     if isinstance(answer, Scored):
         return Record(*common, item.prompt, "", sum(answer.tokens), True, answer.logprobs)
-    return Record(*common, item.prompt, answer.text, answer.tokens, answer.finished)
+    return Record(
+        *common,
+        item.prompt,
+        answer.text,
+        answer.tokens,
+        answer.finished,
+        hit=answer.hit,
+        miss=answer.miss,
+        when=round(time.time(), 3),
+    )

@@ -7,8 +7,9 @@ ask it how likely a text is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from queue import SimpleQueue
 from typing import Any
 
 from dsv4.encoding.events import Reply
@@ -16,27 +17,41 @@ from dsv4.encoding.messages import Message, ToolCall
 from dsv4.errors import RequestError, UsageError
 from dsv4.evaluation.client import CHARACTERS, Client
 from dsv4.evaluation.question import Answer, Chat, Fill, Likelihood, Question, Said
+from dsv4.pricing.price import Tokens
+from dsv4.pricing.usage import tokens_of
 
 TOGETHER = 8
 """Requests at a time."""
+
+CONTEXT = 65536 + 4096
+"""Tokens that a question and its answer may have, unless somebody says otherwise."""
 
 
 class Endpoint:
     """A model behind a URL such as http://127.0.0.1:8000/v1.
 
-    `context`: tokens a question and its answer may have. Passing troubles are retried; a refusal
-    and an answer that is not what the API promises raise RequestError. Raises UsageError for what
-    is no URL.
+    `context`: tokens a question and its answer may have. `together`: requests at a time. `plain`:
+    it knows only the fields of OpenAI's own API, so it cannot be told whether to think, only how
+    much. Passing troubles are retried; a refusal and an answer that is not what the API promises
+    raise RequestError. Raises UsageError for what is no URL.
     """
 
     likelihoods = False
 
     def __init__(
-        self, url: str, model: str, *, key: str | None = None, context: int = 65536 + 4096
+        self,
+        url: str,
+        model: str,
+        *,
+        key: str | None = None,
+        context: int = CONTEXT,
+        together: int = TOGETHER,
+        plain: bool = False,
     ) -> None:
         self._client, self._model = Client(url, key), model
+        self._together, self._plain = together, plain
         self.name, self.context = model, context
-        self.fingerprint = f"{self._client.url} {model}"
+        self.fingerprint = f"{self._client.url} {model}" + (" plain" if plain else "")
 
     def length(self, question: Question) -> int:
         if isinstance(question, Chat):
@@ -44,29 +59,41 @@ class Endpoint:
         assert isinstance(question, Fill)
         return len(question.prefix + (question.suffix or "")) // CHARACTERS
 
-    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        written: list[Chat | Fill] = []
-        for question in questions:
+    def answer(self, questions: Iterable[Question]) -> Iterator[tuple[int, Answer]]:
+        """As `Target.answer`. What was asked when one request fails, and may be paid for, is
+        waited for before the failure is raised."""
+        arrived: SimpleQueue[tuple[int, Said | BaseException]] = SimpleQueue()
+        waiting = enumerate(questions)
+        running, failure = 0, None
+        while True:
+            while failure is None and running < self._together and (job := next(waiting, None)):
+                # Daemons: one that waits for a server does not keep the program from ending.
+                threading.Thread(target=self._work, args=(*job, arrived), daemon=True).start()
+                running += 1
+            if not running:
+                break
+            number, answer = arrived.get()
+            running -= 1
+            if isinstance(answer, Said):
+                yield number, answer
+            else:
+                failure = failure or answer
+                self._client.settle()
+        if failure is not None:
+            raise failure
+
+    def _work(
+        self,
+        number: int,
+        question: Question,
+        arrived: SimpleQueue[tuple[int, Said | BaseException]],
+    ) -> None:
+        try:
             if isinstance(question, Likelihood):
                 raise UsageError("an endpoint does not tell how likely a text is")
-            written.append(question)
-        waiting = iter(enumerate(written))
-        running: dict[Future[Said], int] = {}
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            try:
-                while True:
-                    while len(running) < TOGETHER and (job := next(waiting, None)) is not None:
-                        number, question = job
-                        running[pool.submit(self._ask, question)] = number
-                    if not running:
-                        return
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        number = running.pop(future)
-                        yield number, future.result()
-            finally:
-                for future in running:
-                    future.cancel()
+            arrived.put((number, self._ask(question)))
+        except BaseException as error:
+            arrived.put((number, error))
 
     def _ask(self, question: Chat | Fill) -> Said:
         sampling = question.sampling
@@ -82,7 +109,10 @@ class Endpoint:
             body |= {"prompt": question.prefix, "suffix": question.suffix}
             return _completed(self._post("completions", body))
         body |= {"messages": [_message(message) for message in question.messages]}
-        body["thinking"] = {"type": "disabled" if question.effort == "off" else "enabled"}
+        if self._plain:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        else:
+            body["thinking"] = {"type": "disabled" if question.effort == "off" else "enabled"}
         if question.effort != "off":
             body["reasoning_effort"] = question.effort
         if question.tools:
@@ -128,7 +158,7 @@ def _answered(response: Mapping[str, Any]) -> Said:
         raise _strange("chat completion", response) from error
     shown = (reply.reasoning or "") + reply.content
     shown += "".join(f"\n{call.name}({call.arguments})" for call in calls)
-    return Said(shown, reply, finished, _tokens(response))
+    return _said(shown, reply, finished, response)
 
 
 def _completed(response: Mapping[str, Any]) -> Said:
@@ -137,13 +167,18 @@ def _completed(response: Mapping[str, Any]) -> Said:
         text, finished = choice["text"], choice["finish_reason"] == "stop"
     except (KeyError, IndexError, TypeError) as error:
         raise _strange("completion", response) from error
-    return Said(text, Reply(None, text), finished, _tokens(response))
+    return _said(text, Reply(None, text), finished, response)
 
 
 def _strange(wanted: str, response: object) -> RequestError:
     return RequestError(f"the endpoint's answer is no {wanted}: {str(response)[:300]}", status=502)
 
 
-def _tokens(response: Mapping[str, Any]) -> int:
-    usage = response.get("usage") or {}
-    return int(usage.get("completion_tokens") or 0)
+def _said(text: str, reply: Reply, finished: bool, response: Mapping[str, Any]) -> Said:
+    """With the tokens that the server counted, if it did."""
+    usage = response.get("usage")
+    try:
+        tokens = tokens_of(usage) if isinstance(usage, dict) else Tokens()
+    except UsageError:
+        tokens = Tokens()
+    return Said(text, reply, finished, tokens.output, tokens.hit, tokens.miss)

@@ -6,7 +6,7 @@ B: documents scored together, T: tokens of the longest, V: vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from queue import SimpleQueue
 
@@ -63,7 +63,7 @@ class LocalModel:
             return sum(len(encode_document(self.model.tokenizer, d).ids) for d in documents)
         return len(self.prompt_ids(question))
 
-    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, questions: Iterable[Question]) -> Iterator[tuple[int, Answer]]:
         said: dict[int, Chat | Fill] = {}
         scored: dict[int, Likelihood] = {}
         for i, question in enumerate(questions):

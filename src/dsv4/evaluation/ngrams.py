@@ -147,7 +147,7 @@ class NgramTarget:
         assert isinstance(question, Likelihood)
         return sum(len(ids) for ids, _ in encoded(self._tokenizer, question))
 
-    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, questions: Iterable[Question]) -> Iterator[tuple[int, Answer]]:
         for i, question in enumerate(questions):
             if not isinstance(question, Likelihood):
                 raise UsageError("an n-gram model only tells how likely a text is")

@@ -8,7 +8,7 @@ anything that answers its kind of question.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,12 +55,15 @@ Question = Chat | Fill | Likelihood
 @dataclass(frozen=True)
 class Said:
     """What was written. `reply` is None if it departs from the encoding; `finished`: it was ended
-    by the model, not by the limit."""
+    by the model, not by the limit. Tokens: `tokens` written, of a service also those of the prompt
+    that it charges for, found in its cache or not."""
 
     text: str
     reply: Reply | None
     finished: bool
     tokens: int = 0
+    hit: int = 0
+    miss: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,10 @@ class Target(Protocol):
         """About how many tokens the question has."""
         ...
 
-    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, questions: Iterable[Question]) -> Iterator[tuple[int, Answer]]:
         """The answers with the numbers of their questions, in the order in which they come.
 
+        A target that is paid for takes a question only when it is about to ask it.
         Raises UsageError for a kind of question that this target cannot answer.
         """
         ...

@@ -16,7 +16,11 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """One answered item. `seconds`: since the answer before it. `text`: what was written."""
+    """One answered item. `seconds`: since the answer before it. `text`: what was written.
+
+    tokens: written. hit, miss: of the prompt, as a service charges for them. when: seconds since
+    1970.
+    """
 
     id: str
     group: str
@@ -28,6 +32,9 @@ class Record:
     tokens: int = 0
     finished: bool = True
     logprobs: tuple[float, ...] = field(default=())
+    hit: int = 0
+    miss: int = 0
+    when: float = 0.0
 
 
 class Records:
@@ -39,19 +46,8 @@ class Records:
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
-        self.known: dict[str, Record] = {}
-        """Id -> record, also of items that are not asked for now."""
-        header = {"format": _FORMAT, "fingerprint": fingerprint}
-        lines = self._lines()
-        if lines and json.loads(lines[0]) != header:
-            raise UsageError(
-                f"{path} holds answers of another model or version",
-                "give another folder as --out, or delete that one",
-            )
-        for line in lines[1:]:
-            record = _read(path, line)
-            self.known[record.id] = record
-        self._rewrite(lines or [json.dumps(header)])
+        lines, self.known = _stored(path, fingerprint)
+        self._rewrite(lines)
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Records:
@@ -66,27 +62,37 @@ class Records:
         self._file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def _lines(self) -> list[str]:
-        """Whole lines of the file, the header first."""
-        if not self.path.is_file():
-            return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        lines = text.split("\n")[:-1]
-        try:
-            header = json.loads(lines[0]) if lines else {}
-        except ValueError:
-            header = None
-        if lines and not (isinstance(header, dict) and "fingerprint" in header):
-            raise DataError(
-                f"{self.path} holds no records of an evaluation", "give another folder as --out"
-            )
-        return lines
-
     def _rewrite(self, lines: list[str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
         new.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         os.replace(new, self.path)
+
+
+def stored(path: Path, fingerprint: str) -> dict[str, Record]:
+    """What a file holds, if there is one, without opening it for more. Raises as `Records`."""
+    return _stored(path, fingerprint)[1]
+
+
+def _stored(path: Path, fingerprint: str) -> tuple[list[str], dict[str, Record]]:
+    """Whole lines, the header first, and the records by their ids, also those that are not asked
+    for now."""
+    header = {"format": _FORMAT, "fingerprint": fingerprint}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text.split("\n")[:-1] or [json.dumps(header)]
+    try:
+        found = json.loads(lines[0])
+    except ValueError:
+        found = None
+    if not (isinstance(found, dict) and "fingerprint" in found):
+        raise DataError(f"{path} holds no records of an evaluation", "give another folder as --out")
+    if found != header:
+        raise UsageError(
+            f"{path} holds answers of another model or version",
+            "give another folder as --out, or delete that one",
+        )
+    records = (_read(path, line) for line in lines[1:])
+    return lines, {record.id: record for record in records}
 
 
 def _read(path: Path, line: str) -> Record:

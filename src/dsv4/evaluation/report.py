@@ -10,12 +10,15 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from dsv4.errors import DataError, UsageError
-from dsv4.evaluation.benchmark import Benchmark, Result, Row
+from dsv4.evaluation import published
+from dsv4.evaluation.benchmark import Result, Row
 from dsv4.evaluation.benchmarks.catalogue import BENCHMARKS
+from dsv4.pricing.price import money
 
 FILE_NAME = "results.json"
 BEGIN, END = "<!-- dsv4 eval: begin -->", "<!-- dsv4 eval: end -->"
@@ -67,7 +70,9 @@ def merged(folder: Path, about: Mapping[str, Any], results: Iterable[Result]) ->
         old = read(folder)
         if old.about.get("fingerprint") == about["fingerprint"]:
             together = {**old.results, **together}
-    return Report(about, {name: together[name] for name in BENCHMARKS if name in together})
+    ours = [name for name in BENCHMARKS if name in together]
+    others = sorted(together.keys() - BENCHMARKS.keys())  # of other harnesses
+    return Report(about, {name: together[name] for name in (*ours, *others)})
 
 
 def _result(values: dict[str, Any]) -> Result:
@@ -95,8 +100,11 @@ def markdown(report: Report, stages: Mapping[str, Report] | None = None) -> str:
     if any(name in report.results for name in _TEXT):
         parts.append(_text_section(report, stages or {}))
     for name, result in report.results.items():
-        if name not in _TEXT and name in BENCHMARKS:
-            parts.append(_section(BENCHMARKS[name], result))
+        if name not in _TEXT:
+            parts.append(_section(name, result))
+    beside = published.compared(report.results)
+    if beside:
+        parts.append(f"### Beside published numbers\n\n{published.note()}\n\n{table(beside)}")
     parts.append(_origin(report))
     return "\n\n".join(parts) + "\n"
 
@@ -109,15 +117,31 @@ def _origin(report: Report) -> str:
         used.setdefault(result.options, []).append(name)
     commands = []
     for options, names in used.items():
-        only = "" if len(used) == 1 else f" --only {','.join(names)}"
-        commands.append(f"    {about['command']} {options}{only}".rstrip())
+        ours = [BENCHMARKS[name] for name in names if name in BENCHMARKS]
+        usual = len(used) == 1 and all(benchmark.suite == "own" for benchmark in ours)
+        only = "" if usual or not ours else f"--only {','.join(b.name for b in ours)}"
+        commands.append(" ".join(("   ", *filter(None, (about["command"], options, only)))))
     seconds = sum(result.seconds for result in report.results.values())
     where = f", numerics {about['numerics']}, on {about['machine']}" if "machine" in about else ""
+    paid = _paid(report.results.values())
     return (
         "Means with 95 % confidence intervals (Wilson for shares, otherwise bootstrap). "
         "Measured by\n\n" + "\n".join(commands) + f"\n\nin {seconds:.0f} seconds with dsv4 "
-        f"{about['version']}{where}."
+        f"{about['version']}{where}.{paid}"
     )
+
+
+def _paid(results: Iterable[Result]) -> str:
+    """What a service charged for."""
+    charged = [result for result in results if result.prompt_tokens]
+    if not charged:
+        return ""
+    prompt, answer = (
+        sum(getattr(r, f"{kind}_tokens") for r in charged) for kind in ("prompt", "answer")
+    )
+    costs = [Decimal(result.cost) for result in charged if result.cost is not None]
+    cost = f", {money(sum(costs, Decimal(0)))}" if costs else ""
+    return f" Charged: {prompt:,} prompt and {answer:,} answer tokens{cost}."
 
 
 def _text_section(report: Report, stages: Mapping[str, Report]) -> str:
@@ -149,9 +173,11 @@ def _by_group(result: Result | None) -> dict[str, Row]:
     return {row.group: row for row in rows if row.measure == "bits per byte"}
 
 
-def _section(benchmark: Benchmark, result: Result) -> str:
-    head = f"### {benchmark.title}\n\n{benchmark.about}\n\n"
-    if benchmark.samples:
+def _section(name: str, result: Result) -> str:
+    known = BENCHMARKS.get(name)
+    title, about = (known.title, known.about) if known else (name, "Asked and judged by Inspect.")
+    head = f"### {title}\n\n{about}\n\n"
+    if result.samples:
         return head + "\n\n".join(_sample(sample) for sample in result.samples)
     measures = list(dict.fromkeys(row.measure for row in result.rows))
     groups: dict[str, dict[str, Row]] = {}

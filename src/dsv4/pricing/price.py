@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Context, Decimal, Inexact
 
 from dsv4.errors import UsageError
@@ -116,6 +116,16 @@ class PricedModel:
         """The price that holds at an instant, or held last."""
         known = [price for price in self.prices if price.since is None or price.since <= when]
         return known[-1] if known else None
+
+    def most(self, tokens: Tokens) -> Decimal:
+        """USD that tokens cost now at the dearest hours."""
+        price = self.latest(datetime.now(UTC))
+        return Decimal(0) if price is None else price.highest.cost(tokens)
+
+    def paid(self, tokens: Tokens, when: datetime) -> Decimal:
+        """USD that tokens cost at an instant."""
+        price = self.latest(when)
+        return Decimal(0) if price is None else price.at(when).cost(tokens)
 
 
 class Prices:

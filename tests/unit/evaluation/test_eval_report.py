@@ -126,7 +126,7 @@ def test_mistakes_are_told_before_anything_runs(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for options, said in (
-        (("--only", "mmlu"), "no benchmark 'mmlu'"),
+        (("--only", "winogrande"), "no benchmark 'winogrande'"),
         (("--stage", "first"), "LABEL=FOLDER"),
         (("--stage", "first=none"), "cannot read"),
         (("--card", "none.md"), "cannot read none.md"),

@@ -1,13 +1,15 @@
-"""Finding a fact in a long text, and a value in a long list, by length of the context and depth."""
+"""Finding facts in a long text, or values in a long list, by length of the context and depth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from random import Random
 
 from dsv4.data.corpora import read_records
 from dsv4.evaluation import intervals
-from dsv4.evaluation.benchmark import Benchmark, Row, Settings
+from dsv4.evaluation.benchmark import Benchmark, Row, Settings, Suite
+from dsv4.evaluation.benchmarks import hidden
 from dsv4.evaluation.benchmarks.problems import grade
 from dsv4.evaluation.benchmarks.problems import item as problem_item
 from dsv4.evaluation.question import Answer, Chat, Item, Measures, Target
@@ -31,28 +33,38 @@ ROOM = 96
 DEPTHS = ("first third", "middle third", "last third")
 
 
-def items(task: str, settings: Settings, target: Target) -> Iterator[Item]:
+Make = Callable[[Random, int, tuple[str, ...]], Problem]
+"""A problem of about so many words, around which these texts are put (none: made-up ones)."""
+
+
+def items(name: str, make: Make, settings: Settings, target: Target) -> Iterator[Item]:
     """Prompts of every length that fits into the target's context."""
     texts = _texts(settings)
-    for length, usual in LENGTHS.items():
+    for length in settings.lengths or LENGTHS:
         if length > (QUICK if settings.quick else target.context - ROOM):
-            return
+            continue
         words = 0.6 * length
-        for i in range(settings.count(usual, most=usual)):
-            problem, fitting = _fitted(task, f"{length}/{i}", length, words, texts, target)
+        usual = _usual(length)
+        for i in range(settings.count(usual, most=None if settings.lengths else usual)):
+            seed = f"{name}/{length}/{i}"
+            problem, fitting = _fitted(make, seed, length, words, texts, target)
             words = fitting if i == 0 else words  # the others begin with what the first one had
             yield _item(problem, f"{length}/{i}", str(length))
 
 
+def _usual(length: int) -> int:
+    """Problems of a length: those of the longest listed one that is no longer."""
+    return next((LENGTHS[known] for known in reversed(LENGTHS) if known <= length), 40)
+
+
 def _fitted(
-    task: str, seed: str, length: int, words: float, texts: tuple[str, ...], target: Target
+    make: Make, seed: str, length: int, words: float, texts: tuple[str, ...], target: Target
 ) -> tuple[Problem, float]:
     """A problem whose prompt has at most `length` tokens, of which it uses nine tenths if its
     sentences are short enough for that; and its number of words, `words` being tried first."""
     best: tuple[Problem, float] | None = None
     for _ in range(TRIES):
-        ask = Ask(effort="off", words=max(2, int(words)), texts=texts)
-        problem = generate(task, Random(f"{task}/{seed}"), "heldout", ask)
+        problem = make(Random(seed), max(2, int(words)), texts)
         tokens = target.length(Chat(problem.messages, 1))
         if tokens <= length:
             best = problem, words
@@ -79,10 +91,12 @@ def _item(problem: Problem, id: str, group: str) -> Item:
 
 
 def _depth(problem: Problem) -> float:
-    """Where in the text what is asked for stands: 0 at its start, 1 at its end."""
+    """Where in the text what is asked for stands, in the middle if it is more than one thing: 0 at
+    its start, 1 at its end."""
     assert isinstance(problem.check, Mentions)
-    text, value = problem.messages[-1].content, problem.check.wanted[0][0]
-    return text.index(value) / len(text)
+    text = problem.messages[-1].content
+    places = [text.index(group[0]) / len(text) for group in problem.check.wanted]
+    return sum(places) / len(places)
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
@@ -101,17 +115,45 @@ def rows(records: Sequence[Record]) -> list[Row]:
     ]
 
 
-def _benchmark(task: str, title: str, about: str) -> Benchmark:
-    return Benchmark(task, title, about, lambda s, t: items(task, s, t), rows)
+def _of_task(task: str) -> Make:
+    """The held-out problems of one of the project's tasks."""
+
+    def make(rng: Random, words: int, texts: tuple[str, ...]) -> Problem:
+        return generate(task, rng, "heldout", Ask(effort="off", words=words, texts=texts))
+
+    return make
+
+
+def _benchmark(name: str, title: str, about: str, make: Make, suite: Suite = "own") -> Benchmark:
+    return Benchmark(name, title, about, partial(items, name, make), rows, suite=suite)
 
 
 NEEDLE = _benchmark(
     "needle",
     "Needle in other text",
     "A fact hidden in text that has nothing to do with it; rows are tokens of the prompt.",
+    _of_task("needle"),
 )
 RECALL = _benchmark(
     "recall",
     "Key recall",
     "The value of a key in a list of made-up keys and values; rows are tokens of the prompt.",
+    _of_task("recall"),
+)
+MULTIKEY = _benchmark(
+    "multikey",
+    "Several keys among others",
+    f"{hidden.ASKED} of {hidden.KEYS} numbers hidden in other text, by their names: the share that "
+    "is found, nothing if another number is said. Rows are tokens of the prompt.",
+    hidden.keys,
+    "standard",
+)
+VARIABLES = _benchmark(
+    "variables",
+    "Variable tracking",
+    f"All {hidden.HOPS + 1} variables that a value is passed on to, one after the other, while "
+    "another value is passed on too: the share that is named, nothing if another one is. Rows are "
+    "tokens of the prompt.",
+    hidden.variables,
+    "standard",
 )

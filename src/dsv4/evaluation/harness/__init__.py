@@ -1,0 +1,1 @@
+"""Benchmarks of other harnesses, against any endpoint, through a relay that keeps the answers."""

@@ -1,7 +1,10 @@
-"""What rounding to the released formats costs: `python benchmarks/export_loss.py RUN MODEL EVAL`.
+"""What rounding to the released formats costs.
+
+    python benchmarks/export_loss.py RUN MODEL EVAL [INIT]
 
 The loss on held-out texts (below EVAL) and on problems of held-out splits, of the weights that were
 trained (the newest checkpoint of RUN, float32) and of the folder MODEL that was exported from them.
+INIT: the folder that a run began from which leaves parts as they were; a checkpoint has the others.
 Both are computed in float32 without rounding anything else, so that they differ in the stored
 weights alone.
 """
@@ -18,17 +21,20 @@ from dsv4.data.batches import Batch, Batches, Mix, Position
 from dsv4.data.corpora import Source, read
 from dsv4.data.shards import Shard, make_shard
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.model.weights import weights
+from dsv4.training.checkpoint import read_weights
 from dsv4.training.initial import initial_model
 from dsv4.training.loss import cross_entropy
 
 TEXTS = ("heldout_snakes", "heldout_children-ccby", "heldout_books")
 TASKS = ("arithmetic", "tool_call", "tool_calls", "identity", "recall")
-BATCHES = 12
+BATCHES = 4
 """Micro-batches of each source, 4,096 tokens each."""
 
 
+@torch.no_grad()
 def main() -> None:
-    run, folder, heldout = map(Path, sys.argv[1:4])
+    run, folder, heldout, *init = map(Path, sys.argv[1:])
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     sources = [Source(name, f"{name}.jsonl.xz", 1, "") for name in TEXTS]
     sources += [
@@ -42,10 +48,19 @@ def main() -> None:
         )
         for source in sources
     }
-    losses = {}
-    for name, weights in (("trained", newest), ("exported", folder)):
-        model = initial_model(config, weights, seed=0)
-        losses[name] = {source: _loss(model, batches) for source, batches in held.items()}
+    trained = dict(read_weights(newest))
+    model = initial_model(config, init[0] if init else newest, seed=0, settle=True)
+    own = dict(weights(model))
+    missing = own.keys() - trained.keys()
+    if missing and not init:
+        sys.exit(f"{newest} lacks {min(missing)} and {len(missing) - 1} others: name INIT")
+    for name, value in trained.items():
+        own[name].copy_(value)
+    models = {"trained": model, "exported": initial_model(config, folder, seed=0)}
+    losses = {
+        name: {source: _loss(one, batches) for source, batches in held.items()}
+        for name, one in models.items()
+    }
     print(f"{newest} and {folder}, nats per learned token")
     for source in held:
         before, after = losses["trained"][source], losses["exported"][source]
@@ -60,7 +75,6 @@ def _batches(shard: Shard) -> list[Batch]:
     return [made[Position(0, number)] for number in range(min(BATCHES, made.per_epoch()))]
 
 
-@torch.no_grad()
 def _loss(model, batches: list[Batch]) -> float:
     """Mean over the tokens that are to be learned."""
     total, count = 0.0, 0

@@ -115,6 +115,7 @@ def test_final_answers() -> None:
     assert final("") == ""
 
 
+@pytest.mark.usefixtures("confined")
 def test_programs() -> None:
     humaneval = {record["task_id"]: record for record in read(Settings(), "humaneval")}
     for item in _items("humaneval", limit=4):

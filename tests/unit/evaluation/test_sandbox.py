@@ -23,6 +23,8 @@ from dsv4.evaluation.sandbox.run import Limits, run
 
 SECOND = Limits(seconds=1)
 
+pytestmark = pytest.mark.usefixtures("confined")
+
 
 @pytest.mark.parametrize(
     ("code", "end", "output"),

@@ -13,13 +13,14 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev native serve test slow selftest selftest-neon check format docs clean
+.PHONY: help setup setup-dev native serve test slow mutations selftest selftest-neon check format docs clean
 
 help:
 	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL= TORCH=)"
 	@echo "make test    set up, then run the tests (about seven minutes on two cores; JOBS=)"
 	@echo "make check   lint, types, import direction, file lengths, generated docs"
 	@echo "make slow    the tests that do not fit into ten minutes"
+	@echo "make mutations  every known failure planted: some test has to notice each"
 	@echo "make native  build the C++ kernels again (setting up does it where there is a compiler)"
 	@echo "make selftest       every kernel table this machine has against plain loops, in C++"
 	@echo "make selftest-neon  the same for 64-bit ARM, under qemu"
@@ -92,6 +93,9 @@ test: setup-dev
 
 slow: setup-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+mutations: setup-dev
+	$(BIN)/python tools/mutations.py
 
 check: setup-dev
 	$(BIN)/ruff check

@@ -1,9 +1,9 @@
-"""A pytest plugin: the whole session computes with a known failure (`tools/mutations.py`)."""
+"""A pytest plugin: every test computes with a known failure (`tools/mutations.py`)."""
 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Generator
 
 import pytest
 
@@ -13,13 +13,10 @@ from dsv4.evaluation.conformance.faults import fault
 VARIABLE = "DSV4_PLANTED"
 """Name of the failure; empty: none, but op by op as with one."""
 
-_session = ExitStack()
 
-
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Planted anew for each test: one that binds ops otherwise takes the change away."""
     name = os.environ[VARIABLE]
-    _session.enter_context(fault(name).planted() if name else ops.unfused())
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    _session.close()
+    with fault(name).planted() if name else ops.unfused():
+        return (yield)

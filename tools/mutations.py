@@ -17,12 +17,7 @@ from pathlib import Path
 from dsv4.evaluation.conformance.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITE = (
-    "tests/parity/test_golden.py",
-    "tests/unit/model",
-    "tests/ops",
-    "tests/parity/test_fast.py",
-)
+SUITE = ("tests/parity/test_golden.py", "tests/unit/model", "tests/unit/ops")
 """Quickest first: a run ends with the first test that fails."""
 
 

@@ -17,7 +17,7 @@ BIN    := $(VENV)/bin
 
 help:
 	@echo "make serve   set up, then serve $(MODEL) on http://$(HOST):$(PORT)  (HOST= PORT= MODEL= TORCH=)"
-	@echo "make test    set up, then run the tests (about seven minutes on two cores; JOBS=)"
+	@echo "make test    set up, then run the tests (about eight minutes on two cores; JOBS=)"
 	@echo "make check   lint, types, import direction, file lengths, generated docs"
 	@echo "make slow    the tests that do not fit into ten minutes"
 	@echo "make mutations  every known failure planted: some test has to notice each"

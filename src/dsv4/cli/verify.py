@@ -73,14 +73,17 @@ def verify(
         typer.Option(help="URL: probes to run, with commas; all unless given.", metavar="NAMES"),
     ] = "",
     minutes: Annotated[
-        float, typer.Option(help="URL: time to spend.", min=0.1, metavar="N")
-    ] = MINUTES,
+        float | None,
+        typer.Option(help=f"URL: time to spend, {MINUTES} unless given.", min=0.1, metavar="N"),
+    ] = None,
     max_tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="URL: tokens to spend, prompts and answers together.", min=1000, metavar="N"
+            help=f"URL: tokens to spend, prompts and answers; {MAX_TOKENS:,} unless given.",
+            min=1000,
+            metavar="N",
         ),
-    ] = MAX_TOKENS,
+    ] = None,
     speculation_off: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +129,8 @@ def verify(
     of_url: dict[str, object] = {
         "--tokenizer": tokenizer,
         "--only": only,
+        "--minutes": minutes,
+        "--max-tokens": max_tokens,
         "--speculation-off": speculation_off,
         "--price": price,
         "--dry-run": dry_run,
@@ -146,7 +151,15 @@ def verify(
         from dsv4.cli.probe import Plan, probe
 
         plan = Plan(
-            model, served, key_file, tokenizer, only, minutes, max_tokens, speculation_off, price
+            model,
+            served,
+            key_file,
+            tokenizer,
+            only,
+            minutes or MINUTES,
+            max_tokens or MAX_TOKENS,
+            speculation_off,
+            price,
         )
         report = probe(plan, dry_run=dry_run)
     else:

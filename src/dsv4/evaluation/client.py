@@ -153,7 +153,7 @@ class Client:
     def _unanswered(self, path: str, error: Exception) -> RequestError:
         return RequestError(
             f"no answer from {self.url}/{path}: {error or type(error).__name__}",
-            "run it again to go on",
+            "is a server listening there? the same command goes on",
             status=503,
             code=NO_ANSWER,
         )

@@ -50,6 +50,10 @@ def test_the_cost_is_told_and_nothing_asked(capsys: pytest.CaptureFixture[str]) 
     ("arguments", "said"),
     [
         (["nano", "--only", "usage"], "--only is for a URL"),
+        (["nano", "--minutes", "3"], "--minutes is for a URL"),
+        (["nano", "--max-tokens", "2000"], "--max-tokens is for a URL"),
+        (["nano", "--served", "x"], "--served is for a URL"),
+        (["http://127.0.0.1:1", "--against", "x.npz"], "--against is for a folder"),
         (["http://127.0.0.1:1", "--layers", "2"], "--layers is for a folder"),
         (["http://127.0.0.1:1", "--only", "speed"], "no probe 'speed'"),
     ],

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsv4.cli.money import LimitCost, MorePrices, limit_of, price_table
-from dsv4.cli.options import DEFAULT_MODEL, JsonOption, MemoryLimit, NumericsOption, ThreadsOption
+from dsv4.cli.options import (
+    DEFAULT_MODEL,
+    JsonOption,
+    KeyFileOption,
+    MemoryLimit,
+    NumericsOption,
+    ThreadsOption,
+)
 from dsv4.errors import RequestError, UsageError
 
 if TYPE_CHECKING:
@@ -38,9 +45,7 @@ def batch(
     key: Annotated[
         str | None, typer.Option(help="URL: the API key. Other users of this machine may see it.")
     ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
-    ] = None,
+    key_file: KeyFileOption = None,
     together: Annotated[
         int | None,
         typer.Option(help="Requests at a time; 32 unless given, 8 with a URL.", min=1, max=1024),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsv4.cli.money import LimitCost, MorePrices, limit_of, price_table
-from dsv4.cli.options import JsonOption, NumericsOption, ThreadsOption
+from dsv4.cli.options import JsonOption, KeyFileOption, NumericsOption, ServedOption, ThreadsOption
 from dsv4.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,12 +71,8 @@ def eval(
         list[str] | None,
         typer.Option(help="Results of an earlier stage, for the card.", metavar="LABEL=FOLDER"),
     ] = None,
-    served: Annotated[
-        str | None, typer.Option(help="URL: the model to ask for.", metavar="NAME")
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
-    ] = None,
+    served: ServedOption = None,
+    key_file: KeyFileOption = None,
     together: Annotated[
         int, typer.Option(help="URL: requests at a time.", min=1, max=1024, metavar="N")
     ] = 8,

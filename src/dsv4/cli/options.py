@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +39,12 @@ MemoryLimit = Annotated[
         help="Memory to stay below, such as 12G: experts are read from disk when they are needed.",
         metavar="SIZE",
     ),
+]
+ServedOption = Annotated[
+    str | None, typer.Option(help="URL: the model to ask for.", metavar="NAME")
+]
+KeyFileOption = Annotated[
+    Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsv4.cli.options import JsonOption, ThreadsOption
+from dsv4.cli.options import JsonOption, KeyFileOption, ServedOption, ThreadsOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,12 +54,8 @@ def verify(
         ),
     ] = None,
     threads: ThreadsOption = None,
-    served: Annotated[
-        str | None, typer.Option(help="URL: the model to ask for.", metavar="NAME")
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="URL: a file that holds the API key.", metavar="FILE")
-    ] = None,
+    served: ServedOption = None,
+    key_file: KeyFileOption = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(

@@ -34,6 +34,29 @@ PROBLEMS = {
 }
 """Problems of each task that the pre-training mix holds at scale 1."""
 
+COPIED = {
+    "tool_call": 600,
+    "tool_calls": 500,
+    "tool_session": 500,
+    "tool_result": 100,
+    "tool_none": 80,
+    "everyday_tool": 250,
+    "repeat": 2500,
+    "lookup": 400,
+    "recall": 250,
+    "needle": 250,
+    "memory": 250,
+    "identity": 700,
+    "arithmetic": 900,
+    "word_problem": 200,
+    "strings": 500,
+    "format": 150,
+    "whereabouts": 300,
+    "meaning": 200,
+    "infill": 600,
+}
+"""Problems of each task in `copying`."""
+
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""
 FAR_TOKENS = 100_000
@@ -77,6 +100,9 @@ MORE_TEXT = (
 
 FIRST = ("smalltalk", "explained", "countries")
 """What a newcomer asks about."""
+
+BACKGROUND = ("answers", "children", "books", "python_answers")
+"""Of what else a stage about something else reads a little."""
 
 COFFEE = Source(
     "coffee", "sft_extra/taskmaster4_coffee_tools.jsonl.xz", 1, "CC-BY 4.0", split="train"
@@ -124,6 +150,23 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
              "arithmetic": 0.6, "recall": 0.7, "infill": 2.0, "format": 1.5}  # fmt: skip
     own = problems(0.6 * scale, seed=2, times=often)
     return (told, reading, *again, coffee, *own, *far(scale, longest))
+
+
+def copying() -> tuple[Source, ...]:
+    """Names and values never seen before, into calls and answers, in texts of a few hundred
+    tokens; and a little of everything else, so that it is not forgotten: 2.4 million
+    tokens."""
+    told = Source("told", SYNTH, 1, LLAMA, STORIES, keep=0.012, retold=True)
+    reading = Source("reading", SYNTH, 1, LLAMA, READING, keep=0.006)
+    before = [source for source in _texts(6) if source.name in (*FIRST, *BACKGROUND)]
+    shares = {"countries": 0.5}
+    again = [_again(source, shares.get(source.name, 0.01)) for source in before]
+    coffee = replace(COFFEE, keep=0.012)
+    own = tuple(
+        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=4)
+        for name, count in COPIED.items()
+    )
+    return (told, reading, *again, coffee, *own)
 
 
 def far(scale: float, longest: int) -> tuple[Source, ...]:

@@ -13,7 +13,7 @@ from dsv4.encoding.messages import Message, ToolCall
 from dsv4.tasks.checks import Calls, Check, Mentions
 from dsv4.tasks.problem import Ask, Effort, Problem, Split, Task, pick_effort
 from dsv4.tasks.toolbox import Tool, draw_arguments, draw_tools, request
-from dsv4.tasks.words import CITIES, COLOURS, NAMES, article, choose
+from dsv4.tasks.words import CITIES, COLOURS, NAMES, article, varied
 
 _SYSTEMS = (
     "", "", "", "You are a helpful assistant.", "Use the tools when they help.",
@@ -86,30 +86,65 @@ def make_plain(rng: Random, split: Split, ask: Ask) -> Problem:
 def make_result(rng: Random, split: Split, ask: Ask) -> Problem:
     """The turn after a tool's result: the answer stands in the result."""
     tools = draw_tools(rng, split, rng.randint(1, ask.level or 3))
+    effort = pick_effort(rng, ask)
+    messages, result, answer, wanted = _used(rng, split, tools, effort, 0)
+    reasoning = _read(result, effort)
+    check = Mentions(tuple((word,) for word in wanted), sentence=True)
+    return _problem("tool_result", rng, messages, Reply(reasoning, answer), check, effort, tools)
+
+
+def make_session(rng: Random, split: Split, ask: Ask) -> Problem:
+    """A call after other calls in the same conversation."""
+    level = ask.level or rng.randint(1, 4)
+    tools = draw_tools(rng, split, rng.randint(1, level + 1))
+    effort = pick_effort(rng, ask)
+    messages: list[Message] = []
+    for number in range(level):
+        used, result, answer, _ = _used(rng, split, tools, effort, number)
+        reasoning = None if effort == "off" else _read(result, effort)
+        messages += [*used, Message("assistant", answer, reasoning)]
+    chosen = rng.choice(tools)
+    arguments = draw_arguments(rng, split, chosen)
+    call = ToolCall(chosen.name, json_text(arguments))
+    messages.append(Message("user", request(rng, chosen, arguments)))
+    reply = Reply(_thought([(chosen, arguments)], tools, effort), "", (call,))
+    return _problem(
+        "tool_session", rng, tuple(messages), reply, Calls((call,)), effort, tools
+    )  # fmt: skip
+
+
+def _used(
+    rng: Random, split: Split, tools: list[Tool], effort: Effort, number: int
+) -> tuple[tuple[Message, ...], dict[str, Any], str, list[str]]:
+    """A request, the call for it and the tool's result as messages; the result, an answer from
+    it, and the words the answer must have. number: of the call in its conversation."""
     tool = rng.choice(tools)
     arguments = draw_arguments(rng, split, tool)
     result, answer, wanted = _result(rng, split, tool)
-    call = ToolCall(tool.name, json_text(arguments), "call_00")
-    effort = pick_effort(rng, ask)
-    earlier = None if effort == "off" else _thought([(tool, arguments)], tools, effort)
+    call = ToolCall(tool.name, json_text(arguments), f"call_{number:02}")
+    thought = None if effort == "off" else _thought([(tool, arguments)], tools, effort)
     messages = (
         Message("user", request(rng, tool, arguments)),
-        Message("assistant", "", earlier, (call,)),
-        Message("tool", json.dumps(result), tool_call_id="call_00"),
+        Message("assistant", "", thought, (call,)),
+        Message("tool", json.dumps(result), tool_call_id=call.id),
     )
+    return messages, result, answer, wanted
+
+
+def _read(result: dict[str, Any], effort: Effort) -> str:
+    """What is thought of a result."""
     reasoning = f"The result says: {json.dumps(result)[1:-1]}. I tell the user."
     if effort == "max":
         reasoning += " Nothing else is asked, so no further call is needed."
-    check = Mentions(tuple((word,) for word in wanted), sentence=True)
-    return _problem("tool_result", rng, messages, Reply(reasoning, answer), check, effort, tools)
+    return reasoning
 
 
 def _result(rng: Random, split: Split, tool: Tool) -> tuple[dict[str, Any], str, list[str]]:
     """What a tool gave back, the answer to it, and the words the answer must have."""
     noun = tool.noun
     number = rng.randint(2, 999)
-    person, city = choose(rng, NAMES, split), choose(rng, CITIES, split)
-    colour = choose(rng, COLOURS, split)
+    person, city = varied(rng, NAMES, split), varied(rng, CITIES, split)
+    colour = varied(rng, COLOURS, split)
     if rng.random() < 0.15:
         reason = rng.choice(("not found", "already closed", "no longer available", "out of order"))
         return {"status": "error", "reason": reason}, rng.choice(
@@ -199,4 +234,5 @@ TASKS = (
     Task("tool_calls", "two tool calls in one reply", make_calls),
     Task("tool_none", "tools are there, but none is needed", make_plain),
     Task("tool_result", "answer from the result of a tool", make_result),
+    Task("tool_session", "call a tool after other calls in the same conversation", make_session),
 )

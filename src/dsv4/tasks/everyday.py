@@ -13,7 +13,7 @@ from dsv4.encoding.events import Reply
 from dsv4.encoding.messages import Message, ToolCall
 from dsv4.tasks.checks import Calls, Check, Mentions
 from dsv4.tasks.problem import Ask, Problem, Split, Task, belongs, pick_effort
-from dsv4.tasks.words import ANIMALS, CITIES, DAYS, FOODS, NAMES, THINGS, choose, invent
+from dsv4.tasks.words import ANIMALS, CITIES, DAYS, FOODS, NAMES, THINGS, invent, varied
 
 Values = dict[str, Any]
 
@@ -47,16 +47,16 @@ class Everyday:
 
 
 def _city(rng: Random, split: Split) -> Values:
-    return {"city": choose(rng, CITIES, split)}
+    return {"city": varied(rng, CITIES, split)}
 
 
 def _subject(rng: Random, split: Split) -> str:
     """Something to search or to play."""
-    return f"{choose(rng, ANIMALS, split)} {rng.choice(THINGS)}"
+    return f"{varied(rng, ANIMALS, split)} {rng.choice(THINGS)}"
 
 
 def _message(rng: Random, split: Split) -> str:
-    thing = choose(rng, THINGS, split)
+    thing = varied(rng, THINGS, split)
     return rng.choice((f"I found your {thing}", f"please bring the {thing}",
                        f"the {thing} is ready", f"thank you for the {thing}"))  # fmt: skip
 
@@ -99,7 +99,7 @@ _TOOLS = (
         ("send_email", "send_mail", "email"),
         "Send an e-mail.",
         {"to": ("string", "Name of the receiver"), "text": ("string", "Text of the e-mail")},
-        lambda rng, split: {"to": choose(rng, NAMES, split), "text": _message(rng, split)},
+        lambda rng, split: {"to": varied(rng, NAMES, split), "text": _message(rng, split)},
         ('Send an email to {to} with the text "{text}".', 'Write to {to}: "{text}".',
          'Email {to} and say "{text}".', 'Please send {to} an e-mail saying "{text}".',
          'Can you mail {to} this: "{text}"?', 'Tell {to} by email "{text}".',
@@ -166,7 +166,7 @@ _TOOLS = (
         "Put an item on the shopping list.",
         {"item": ("string", "What to buy"), "count": ("integer", "How many")},
         lambda rng, split: {
-            "item": choose(rng, _GOODS, split), "count": _number(rng, split, 2, 30)
+            "item": varied(rng, _GOODS, split), "count": _number(rng, split, 2, 30)
         },
         ("Put {count} {item} on my shopping list.", "Add {count} {item} to the list.",
          "I need to buy {count} {item}.", "Please add {count} {item} to my shopping list.",

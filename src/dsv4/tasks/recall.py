@@ -21,8 +21,9 @@ from dsv4.tasks.words import (
     PLACES,
     THINGS,
     article,
-    choose,
     invent,
+    listed,
+    varied,
 )
 
 _LISTED = (
@@ -80,7 +81,34 @@ _ASKED = (
 
 def make_pairs(rng: Random, split: Split, ask: Ask) -> Problem:
     """One value out of a list of keys and values."""
-    words = _length(rng, ask, (8, 20, 60, 150))
+    pairs = _pairs(rng, split, _length(rng, ask, (8, 20, 60, 150)))
+    key = rng.choice(list(pairs))
+    line = rng.choice(_LINES)
+    text = "\n".join(line.format(key=k, value=v) for k, v in pairs.items())
+    return _recalled(
+        "recall", rng, ask, rng.choice(_LISTED).format(text=text, key=key), pairs[key],
+        line.format(key=key, value=pairs[key]).removeprefix("- "), pairs[key],
+    )  # fmt: skip
+
+
+def make_lookup(rng: Random, split: Split, ask: Ask) -> Problem:
+    """The values of several keys of a list, in the order in which they are asked for."""
+    pairs = _pairs(rng, split, _length(rng, ask, (8, 20, 60, 150)))
+    keys = rng.sample(list(pairs), rng.randint(2, min(8, len(pairs))))
+    line = rng.choice(_LINES)
+    text = "\n".join(line.format(key=k, value=v) for k, v in pairs.items())
+    answer = "\n".join(line.format(key=key, value=pairs[key]) for key in keys)
+    effort = pick_effort(rng, ask, off=0.8, high=0.15)
+    reasoning = f"I look up {len(keys)} keys in the text."
+    if effort == "max":
+        reasoning += " " + ", ".join(f"{key} has {pairs[key]}" for key in keys) + "."
+    question = rng.choice(_LISTED).format(text=text, key=listed(keys))
+    check = Mentions(tuple((pairs[key],) for key in keys))
+    return dialogue("lookup", question, answer, check, effort=effort, reasoning=reasoning)
+
+
+def _pairs(rng: Random, split: Split, words: int) -> dict[str, str]:
+    """As many keys and values as make about `words` words."""
     count = max(2, words // 2)
     syllables = 2 if count < 1000 else 3
     pairs: dict[str, str] = {}
@@ -91,13 +119,7 @@ def make_pairs(rng: Random, split: Split, ask: Ask) -> Problem:
         value = str(rng.randint(10, 9999)) if numbers else invent(rng, 2)
         if belongs(value, split):
             pairs.setdefault(key, value)
-    key = rng.choice(list(pairs))
-    line = rng.choice(_LINES)
-    text = "\n".join(line.format(key=k, value=v) for k, v in pairs.items())
-    return _recalled(
-        "recall", rng, ask, rng.choice(_LISTED).format(text=text, key=key), pairs[key],
-        line.format(key=key, value=pairs[key]).removeprefix("- "), pairs[key],
-    )  # fmt: skip
+    return pairs
 
 
 def make_needle(rng: Random, split: Split, ask: Ask) -> Problem:
@@ -148,10 +170,10 @@ def _fact(rng: Random, split: Split) -> tuple[str, str, str, str]:
     while not belongs(str(number), split):
         number = rng.randint(10, 99999)
     values = {
-        "name": rng.choice(NAMES), "number": str(number), "colour": choose(rng, COLOURS, split),
-        "city": choose(rng, CITIES, split), "thing": rng.choice(THINGS),
-        "place": choose(rng, PLACES, split), "word": invent(rng, 2),
-        "job": choose(rng, JOBS, split), "food": choose(rng, FOODS, split),
+        "name": rng.choice(NAMES), "number": str(number), "colour": varied(rng, COLOURS, split),
+        "city": varied(rng, CITIES, split), "thing": rng.choice(THINGS),
+        "place": varied(rng, PLACES, split), "word": invent(rng, 2),
+        "job": varied(rng, JOBS, split), "food": varied(rng, FOODS, split),
     }  # fmt: skip
     values["a_job"] = article(values["job"])
     while not belongs(values["word"], split):
@@ -178,6 +200,7 @@ def _recalled(
 
 TASKS = (
     Task("recall", "one value out of a list of keys and values", make_pairs),
+    Task("lookup", "the values of several keys of a list", make_lookup),
     Task("needle", "a fact hidden in `words` words of other text", make_needle),
     Task("memory", "a fact told some turns before", make_turns),
 )

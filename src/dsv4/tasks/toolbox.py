@@ -20,8 +20,9 @@ from dsv4.tasks.words import (
     NAMES,
     THINGS,
     article,
-    choose,
+    invent,
     listed,
+    varied,
 )
 
 _VERBS = tuple(
@@ -94,7 +95,7 @@ def _code(rng: Random, split: Split) -> str:
 
 def _mail(rng: Random, split: Split) -> str:
     host = rng.choice(("example.com", "example.org", "mail.example"))
-    return f"{choose(rng, NAMES, split).lower()}{rng.choice(('', rng.randint(1, 99)))}@{host}"
+    return f"{varied(rng, NAMES, split).lower()}{rng.choice(('', rng.randint(1, 99)))}@{host}"
 
 
 def _text(rng: Random, split: Split) -> str:
@@ -107,13 +108,19 @@ def _text(rng: Random, split: Split) -> str:
 
 
 def _some(words: tuple[str, ...]) -> Callable[[Random, Split], list[str]]:
-    return lambda rng, split: rng.sample(words, rng.randint(2, 3))
+    def draw(rng: Random, split: Split) -> list[str]:
+        some = rng.sample(words, rng.randint(2, 3))
+        if split == "heldout":
+            return some
+        return [varied(rng, words, split) if rng.random() < 0.4 else word for word in some]
+
+    return draw
 
 
 _SLOTS = (
     Slot("city location town place", "string", "Name of the city",
          ("in {value}", "in the city of {value}", "located in {value}"),
-         lambda rng, split: choose(rng, CITIES, split)),
+         lambda rng, split: varied(rng, CITIES, split)),
     Slot("day weekday on_day", "string", "Day of the week",
          ("on {value}", "for {value}", "this {value}"), lambda rng, split: rng.choice(DAYS)),
     Slot("time start_time at_time hour", "string", "Time of day, HH:MM",
@@ -121,14 +128,14 @@ _SLOTS = (
          lambda rng, split: f"{rng.randint(6, 22):02}:{rng.choice(('00', '15', '30', '45'))}"),
     Slot("name person customer owner", "string", "Name of the person",
          ("for {value}", "under the name {value}", "in the name of {value}"),
-         lambda rng, split: choose(rng, NAMES, split)),
+         lambda rng, split: varied(rng, NAMES, split)),
     Slot("code reference id number", "string", "Reference code",
          ("with the code {value}", "with reference {value}", "number {value}"), _code),
     Slot("email address contact mail", "string", "E-mail address",
          ("with the address {value}", "and use the email {value}"), _mail),
     Slot("color colour shade", "string", "Colour",
          ("in {value}", "in the colour {value}", "with colour {value}"),
-         lambda rng, split: choose(rng, COLOURS, split)),
+         lambda rng, split: varied(rng, COLOURS, split)),
     Slot("note text message comment", "string", "Text of the note",
          ('with the note "{value}"', 'saying "{value}"', 'and add the text "{value}"'), _text),
     Slot("count amount quantity times", "integer", "How many",
@@ -177,19 +184,29 @@ def draw_tools(rng: Random, split: Split, count: int) -> list[Tool]:
         verb, noun = rng.choice(_VERBS), rng.choice(_NOUNS)
         known = {word for tool in tools for word in (tool.verb, tool.noun)}
         if belongs(f"{verb}_{noun}", split) and not {verb, noun} & known and verb != noun:
-            tools.append(_tool(rng, verb, noun))
+            tools.append(_tool(rng, split, verb, noun))
     return tools
 
 
-def _tool(rng: Random, verb: str, noun: str) -> Tool:
+def _tool(rng: Random, split: Split, verb: str, noun: str) -> Tool:
     style = rng.random()
     name = f"{verb}_{noun}"
     if style > 0.85:
         name = f"{verb}{noun.capitalize()}"
     drawn = rng.sample(_SLOTS, rng.randint(1, 4))
-    slots = {rng.choice(slot.names.split()): slot for slot in drawn}
+    slots = {_parameter(rng, split, slot, noun): slot for slot in drawn}
     about = rng.choice(_ABOUT).format(verb=verb, Verb=verb.capitalize(), a_noun=article(noun))
     return Tool(name, about, verb, noun, slots, rng.randint(1, len(slots)))
+
+
+def _parameter(rng: Random, split: Split, slot: Slot, noun: str) -> str:
+    """What a tool calls a parameter; in training now and then as no other tool does, so that names
+    are learned to be looked up."""
+    name = rng.choice(slot.names.split())
+    if split == "heldout" or rng.random() < 0.75:
+        return name
+    other = invent(rng, 2)
+    return rng.choice((f"{noun}_{name}", f"{name}_{other}", f"{other}{name.capitalize()}", other))
 
 
 def draw_arguments(rng: Random, split: Split, tool: Tool) -> dict[str, Any]:

@@ -81,6 +81,7 @@ COMMON = tuple(
     winter wise wish wonder wood word work world write yard year young""".split()
 )
 
+_ANY = (*COMMON, *THINGS, *ANIMALS, *PLACES, *FOODS, *JOBS)
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 
 
@@ -95,6 +96,18 @@ def choose(rng: Random, words: Sequence[str], split: Split) -> str:
 def choose_some(rng: Random, words: Sequence[str], split: Split, count: int) -> list[str]:
     """`count` different ones of `words` that belong to the split."""
     return rng.sample([word for word in words if belongs(word, split)], count)
+
+
+def varied(rng: Random, words: Sequence[str], split: Split) -> str:
+    """One of `words` that belongs to the split; in training as often another word or one that does
+    not exist: to be learned is how to copy what was said, not which words there are."""
+    if split == "heldout" or rng.random() < 0.5:
+        return choose(rng, words, split)
+    while True:
+        word = rng.choice(_ANY) if rng.random() < 0.4 else invent(rng, rng.randint(1, 3))
+        word = word.capitalize() if words[0][0].isupper() else word
+        if belongs(word, split):
+            return word
 
 
 def invent(rng: Random, syllables: int) -> str:

@@ -11,7 +11,7 @@ from dsv4.tasks.introduction import TOPICS
 from dsv4.tasks.pleasantries import PLEASANTRIES
 from dsv4.tasks.problem import Ask
 from dsv4.tasks.registry import problems
-from dsv4.tasks.words import CITIES, NAMES, PLACES, THINGS
+from dsv4.tasks.words import CITIES, COLOURS, NAMES, PLACES, THINGS
 
 
 def test_whereabouts_follow_from_the_moves():
@@ -82,6 +82,70 @@ def test_arguments_stand_in_the_request():
             kind = parameters["properties"][key]["type"]
             types = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
             assert isinstance(value, types.get(kind, list))
+
+
+def calls_of(split, count=300):
+    """The calls of problems, each with the function it is of."""
+    for problem in problems("tool_call", count, seed=7, split=split):
+        (call,) = problem.reply.tool_calls
+        (tool,) = [tool for tool in problem.tools if tool["name"] == call.name]
+        yield json.loads(call.arguments), tool["parameters"]["properties"]
+
+
+def test_values_are_from_no_closed_list_in_training():
+    for about, words in (("Name of the city", CITIES), ("Colour", COLOURS)):
+        said = {
+            split: [
+                value
+                for arguments, properties in calls_of(split)
+                for name, value in arguments.items()
+                if properties[name]["description"] == about
+            ]
+            for split in ("train", "heldout")
+        }
+        known = [value in words for value in said["train"]]
+        assert 0.3 < sum(known) / len(known) < 0.7
+        assert {*said["heldout"]} <= {*words}
+        assert not {*said["heldout"]} & {*said["train"]}
+
+
+def test_names_of_parameters_are_from_no_closed_list_in_training():
+    usual = {name for slot in toolbox._SLOTS for name in slot.names.split()}
+    named = {
+        split: [name for _, properties in calls_of(split) for name in properties]
+        for split in ("train", "heldout")
+    }
+    assert {*named["heldout"]} <= usual
+    assert 0.15 < sum(name not in usual for name in named["train"]) / len(named["train"]) < 0.4
+
+
+def test_a_session_calls_before_it_calls():
+    for problem in problems("tool_session", 50, ask=Ask(level=3)):
+        roles = [m.role for m in problem.messages if m.role != "system"]
+        assert roles == ["user", "assistant", "tool", "assistant"] * 3 + ["user"]
+        known = {tool["name"] for tool in problem.tools}
+        made = [call for message in problem.messages for call in message.tool_calls]
+        assert {call.name for call in (*made, *problem.reply.tool_calls)} <= known
+        answered = [m.tool_call_id for m in problem.messages if m.role == "tool"]
+        assert answered == [call.id for call in made]
+
+
+def test_values_that_are_looked_up_stand_beside_their_keys():
+    for problem in problems("lookup", 100, seed=2):
+        listed = problem.messages[-1].content.splitlines()
+        lines = problem.reply.content.splitlines()
+        assert 2 <= len(lines) <= 8 and {*lines} <= {*listed}
+
+
+def test_what_is_repeated_was_said():
+    for problem in problems("repeat", 200, seed=2):
+        asked, said = problem.messages[-1].content, problem.reply.content
+        if "JSON array" in asked:
+            assert ", ".join(json.loads(said)) in asked
+        else:
+            assert said in asked or ", ".join(said.splitlines()) in asked
+        other = type(problem.reply)(None, said.swapcase() + "x")
+        assert problem.grade(other).score == 0
 
 
 def test_names_of_tools_are_disjoint_between_splits():

@@ -111,7 +111,8 @@ def run(service: Service) -> Iterator[Told]:
             f"{kind}: {len(texts)} of {len(replies)} answers, for example {texts[0]}",
             WHERE,
             resembles=DSML,
-            hint="the tool parser is off, of another model, or depends on how text is cut",
+            hint="the tool parser is off, of another model, or depends on how text is cut; or the "
+            "model writes broken calls, which should not be shown either",
         )
     yield from _histories(service)
 

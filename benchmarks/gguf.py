@@ -1,15 +1,18 @@
 """A model folder as one GGUF file, so that llama.cpp can be measured on the same weights.
 
-    python benchmarks/gguf.py FOLDER OUT.gguf [--rest q8_0|bf16]
+    python benchmarks/gguf.py FOLDER OUT.gguf [--rest q8_0|bf16|f32] [--chat-template FILE]
 
 Needs the `gguf` package. Routed experts are repacked from FP4 to MXFP4, which changes no value.
 The FP8 matrices become Q8_0, as llama.cpp's own converter makes them (it has no FP8 type); the
 relative error of a weight is about 0.5 %. `--rest` is the type of the large BF16 matrices:
 embedding, head and compressors (`q8_0`, as `llama-quantize` would have them, is the faster;
 `bf16` keeps them, as that converter does). Vectors, routers and everything of the
-hyper-connections are F32.
+hyper-connections are F32. `f32` makes every matrix F32: no value is changed and llama.cpp does not
+round what they are multiplied by; for comparing numbers of small models.
 
-There is no tokenizer in the file (llama.cpp calls that `no_vocab`), and no MTP block.
+A tokenizer.json in the folder goes into the file; without one the file has none (llama.cpp calls
+that `no_vocab`). llama.cpp comes with chat templates in models/templates: `deepseek-ai-DeepSeek-V4`
+is its own converter's. There is no MTP block, and llama.cpp knows no Engram.
 """
 
 from __future__ import annotations
@@ -30,20 +33,24 @@ from dsv4.checkpoint import make_plan
 from dsv4.checkpoint.folder import Reader
 from dsv4.checkpoint.plan import Source
 from dsv4.config import ModelConfig
+from dsv4.errors import CheckpointError
 from dsv4.numerics.formats import pack_e2m1, unpack_e2m1
 from dsv4.numerics.quantized import FP4, QuantizedTensor
 
-# Python looks for modules beside the script first, where `gguf` is this file.
-sys.path = [path for path in sys.path if os.path.abspath(path or ".") != os.path.dirname(__file__)]
+# Python looks for modules beside the script first, where `gguf` is this file; so last.
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path = [*(path for path in sys.path if os.path.abspath(path or ".") != HERE), HERE]
 
 from gguf import GGMLQuantizationType as Kind  # noqa: E402
 from gguf import GGUFWriter, quants  # noqa: E402
+from vocabulary import PRE, read_vocabulary  # noqa: E402
 
 ARCH = "deepseek4"
 SQRT_SOFTPLUS = 4
 """llama.cpp's number of the router's scoring function."""
 MOSTLY_MXFP4_MOE = 38
-"""llama.cpp's number of this mixture of types; it is only printed."""
+ALL_F32 = 0
+"""llama.cpp's numbers of these mixtures of types; they are only printed."""
 
 Array = npt.NDArray[np.generic]
 
@@ -87,14 +94,21 @@ _IN_F32 = ("ffn.gate.weight", "attn.indexer.weights_proj.weight")
 """Small BF16 matrices whose input llama.cpp would otherwise round to BF16."""
 
 
-def write_gguf(folder: Path, out: Path, rest: Kind = Kind.Q8_0) -> None:
+def write_gguf(folder: Path, out: Path, rest: Kind = Kind.Q8_0, template: str = "") -> None:
     """Write the main model of `folder` as `out`. Routed experts have to be stored as FP4.
+    `template`: how chats are rendered, in Jinja.
 
-    Raises CheckpointError for a folder that does not hold a model.
+    Raises CheckpointError for a folder that does not hold a model that llama.cpp knows.
     """
     plan, reader = make_plan(folder), Reader()
+    if plan.config.engram is not None:
+        raise CheckpointError(f"{folder} has an Engram", "llama.cpp has none")
     writer = GGUFWriter(out, ARCH)
     _write_config(writer, plan.config, folder.name)
+    writer.add_file_type(ALL_F32 if rest == Kind.F32 else MOSTLY_MXFP4_MOE)
+    _write_vocabulary(writer, folder, plan.config.vocab_size)
+    if template:
+        writer.add_chat_template(template)
     experts: dict[str, list[Source]] = defaultdict(list)
     for source in plan.sources:
         name = source.parameter.name
@@ -109,8 +123,13 @@ def write_gguf(folder: Path, out: Path, rest: Kind = Kind.Q8_0) -> None:
         data, kind = _convert(source, reader, rest)
         writer.add_tensor(_name(name), data, raw_dtype=kind)
     for name, stack in experts.items():
-        blocks = np.stack([_mxfp4(_quantized(source, reader)) for source in stack])
-        writer.add_tensor(name, blocks, raw_dtype=Kind.MXFP4)
+        matrices = [_quantized(source, reader) for source in stack]
+        if rest == Kind.F32:
+            values = np.stack([matrix.dequantize().float().numpy() for matrix in matrices])
+            writer.add_tensor(name, values, raw_dtype=Kind.F32)
+        else:
+            blocks = np.stack([_mxfp4(matrix) for matrix in matrices])
+            writer.add_tensor(name, blocks, raw_dtype=Kind.MXFP4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -131,11 +150,13 @@ def _convert(source: Source, reader: Reader, rest: Kind) -> tuple[Array, Kind]:
     """The bytes of a tensor that is not a routed expert, and their type."""
     name = source.parameter.name
     if source.format is not None:
-        return _q8_0(_quantized(source, reader).dequantize()), Kind.Q8_0
+        matrix = _quantized(source, reader).dequantize().float()
+        return (matrix.numpy(), Kind.F32) if rest == Kind.F32 else (_q8_0(matrix), Kind.Q8_0)
     tensor = reader.tensor(source.data)
     if not tensor.is_floating_point():
         return tensor.to(torch.int32).numpy(), Kind.I32
-    if tensor.dim() < 2 or tensor.dtype == torch.float32 or name.endswith(_IN_F32):
+    kept = tensor.dtype == torch.float32 or name.endswith(_IN_F32)
+    if rest == Kind.F32 or tensor.dim() < 2 or kept:
         return tensor.float().numpy(), Kind.F32
     if rest == Kind.Q8_0:
         return _q8_0(tensor.float()), Kind.Q8_0
@@ -168,12 +189,25 @@ def _mxfp4(weight: QuantizedTensor) -> Array:
     return blocks
 
 
+def _write_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
+    if not (folder / "tokenizer.json").is_file():
+        writer.add_tokenizer_model("no_vocab")
+        return
+    vocabulary = read_vocabulary(folder, size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.kinds)
+    writer.add_token_merges(vocabulary.merges)
+    writer.add_bos_token_id(vocabulary.bos_id)
+    writer.add_eos_token_id(vocabulary.eos_id)
+    writer.add_add_bos_token(True)
+
+
 def _write_config(writer: GGUFWriter, config: ModelConfig, name: str) -> None:
     """Everything llama.cpp asks for besides the tensors. Keys are spelled out here because the
     released `gguf` package does not know this architecture."""
     writer.add_name(name)
-    writer.add_file_type(MOSTLY_MXFP4_MOE)
-    writer.add_tokenizer_model("no_vocab")
     yarn = config.rope_scaling
     values: dict[str, int | float | bool | str] = {
         "vocab_size": config.vocab_size,
@@ -231,9 +265,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rest", choices=("q8_0", "bf16"), default="q8_0")
+    parser.add_argument("--rest", choices=("q8_0", "bf16", "f32"), default="q8_0")
+    parser.add_argument("--chat-template", type=Path, metavar="FILE")
     args = parser.parse_args()
-    write_gguf(args.folder, args.out, Kind[args.rest.upper()])
+    template = args.chat_template.read_text(encoding="utf-8") if args.chat_template else ""
+    write_gguf(args.folder, args.out, Kind[args.rest.upper()], template)
 
 
 if __name__ == "__main__":

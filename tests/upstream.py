@@ -75,7 +75,8 @@ class Upstream:
         calls: list[Json] = []
         if thinks(body):
             reasoning = said(["reasons", text_of(body)], 12)
-        if body.get("tools") and body.get("tool_choice") == "required":
+        talks = self.fault == "talks where it has to call"
+        if body.get("tools") and body.get("tool_choice") == "required" and not talks:
             calls = called(body)
         else:
             content = self._content(body, prompt)
@@ -99,7 +100,7 @@ class Upstream:
             content = "\n\n" + LEAK
         used = len(words) + sum(len(json.dumps(call)) // 4 for call in calls)
         key = json.dumps(body["messages"][-1])
-        self._last.setdefault(salt(body), []).append(content if "secret" in key else "")
+        self._last.setdefault(self.salt(body), []).append(content if "secret" in key else "")
         return {
             "reasoning": reasoning,
             "content": content,
@@ -138,16 +139,31 @@ class Upstream:
         """Tokens of the prompt that were seen before, and the answer to what began alike."""
         if self.fault == "no cache":
             return 0, None
-        words, seen = text_of(body).split(), self._cache.setdefault(salt(body), [])
+        key = self.salt(body)
+        words, seen = text_of(body).split(), self._cache.setdefault(key, [])
         best, answer = 0, None
         for number, other in enumerate(seen):
             pairs = enumerate(zip(words, other, strict=False))
             same = next((i for i, (a, b) in pairs if a != b), min(len(words), len(other)))
             if same // BLOCK * BLOCK > best:
                 best = same // BLOCK * BLOCK
-                answer = self._last[salt(body)][number] or None
+                answer = self._last[key][number] or None
         seen.append(words)
         return min(best, max(0, len(words) - 1)), answer if "secret" in words[-5:] else None
+
+    def salt(self, body: Json) -> str:
+        """What parts its cache."""
+        return str(body.get("user_id", ""))
+
+    # --- what stands beside the API ---------------------------------------------------------
+
+    def page(self, path: str) -> str | None:
+        """What else there is to GET."""
+        return None
+
+    def beside(self, path: str, data: bytes) -> Json | None:
+        """What else there is to POST to."""
+        return None
 
     # --- how it says it ---------------------------------------------------------------------
 
@@ -217,10 +233,6 @@ def thinks(body: Json) -> bool:
     return (body.get("thinking") or {}).get("type") == "enabled"
 
 
-def salt(body: Json) -> str:
-    return str(body.get("user_id", ""))
-
-
 def said(seed: list[Any], count: int) -> str:
     rng = random.Random(zlib.crc32(repr(seed).encode()))
     return (
@@ -270,12 +282,16 @@ def _handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
+            if (shown := upstream.page(self.path)) is not None:
+                return self._json(200, shown)
             if self.path != "/v1/models":
                 return self._json(404, {"error": {"message": "nothing is here"}})
             self._json(200, {"data": [{"id": "fake", "max_model_len": upstream.context}]})
 
         def do_POST(self) -> None:
             data = self.rfile.read(int(self.headers["Content-Length"]))
+            if (beside := upstream.beside(self.path, data)) is not None:
+                return self._json(200, beside)
             if self.path != "/v1/chat/completions":
                 return self._json(404, {"error": {"message": "nothing is here"}})
             try:
@@ -318,8 +334,8 @@ def _handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
             if not gone and upstream.fault != "no end of stream":
                 self.wfile.write(b"data: [DONE]\n\n")
 
-        def _json(self, status: int, body: Json) -> None:
-            data = json.dumps(body).encode()
+        def _json(self, status: int, body: Json | str) -> None:
+            data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -33,6 +33,8 @@ _WORDS = "|".join(
         r"\s+",
     )
 )
+SPLITS = (_CJK, _WORDS)
+"""What V4's pre-tokenizer cuts texts at, after numbers."""
 
 
 def train_tokenizer(
@@ -53,7 +55,7 @@ def train_tokenizer(
         raise DataError(f"vocab_size {vocab_size} leaves no room for merges", f"above {smallest}")
     tokenizer = Tokenizer(models.BPE())
     numbers = rf"\p{{N}}{{1,{digits}}}"
-    splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in (numbers, _CJK, _WORDS)]
+    splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in (numbers, *SPLITS)]
     levels = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, levels])
     tokenizer.decoder = decoders.ByteLevel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dsv4.evaluation.conformance.finding import Finding
+from dsv4.evaluation.conformance.finding import Finding, Skipped
 from dsv4.evaluation.conformance.probes.chance import SUSPICIOUS, interval, lower
 from dsv4.evaluation.conformance.probes.probe import Measured, Told
 from dsv4.evaluation.conformance.probes.reply import Reply
@@ -52,6 +52,9 @@ def judged(
 ) -> Iterator[Told]:
     """What there is to say of `found`; `control`: the same without what is being tried. `what`:
     such as "answers depend on load"."""
+    if not found.pairs:
+        yield Skipped(where, "there were no two answers to compare")
+        return
     beside = "" if control is None else f" (without that {control.shown()})"
     yield Measured(f"{where}: {found.shown()}{beside}")
     if not found.differ:
@@ -91,13 +94,14 @@ def _difference(first: Reply, second: Reply) -> str:
     names = ("reasoning", "content", "calls", "finish_reason")
     for name, mine, other in zip(names, first.said, second.said, strict=True):
         if mine != other:
-            at = _parting(mine, other) if isinstance(mine, str) and isinstance(other, str) else 0
+            at = parting(mine, other) if isinstance(mine, str) and isinstance(other, str) else 0
             shown = [str(one)[max(0, at - 20) : at + 40] for one in (mine, other)]
             return f"{name} {shown[0]!r} and {shown[1]!r}" + (f" (character {at})" if at else "")
     raise AssertionError("equal answers do not differ")
 
 
-def _parting(first: str, second: str) -> int:
+def parting(first: str, second: str) -> int:
+    """Characters that both begin with."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return i

@@ -57,12 +57,12 @@ def run(service: Service) -> Iterator[Told]:
         # The other question finds the text in the cache; with another salt it finds nothing.
         part = service.ask(second, ROOM, **mine, **extra)
         hits.append(part.cached or 0)
-        fresh = service.ask(second, ROOM, **service.salted(), **extra)
+        fresh = service.ask(second, ROOM, **service.cold(), **extra)
         isolated &= not fresh.cached
         partly.add(fresh, part)
-        control.add(fresh, service.ask(second, ROOM, **service.salted(), **extra))
+        control.add(fresh, service.ask(second, ROOM, **service.cold(), **extra))
         near = service.next_tokens(second, **mine)
-        far = [service.next_tokens(second, **service.salted()) for _ in range(2)]
+        far = [service.next_tokens(second, **service.cold()) for _ in range(2)]
         if near and far[0] and far[1]:
             drift.append(apart(near, far[0]))
             noise.append(apart(far[0], far[1]))
@@ -90,7 +90,7 @@ def run(service: Service) -> Iterator[Told]:
     else:
         yield Skipped(
             "a cached beginning against the same prompt cold",
-            "the server does not read user_id or cache_salt, so nothing is cold twice",
+            "the server reads none of user_id, cache_salt, cache_prompt: nothing is cold twice",
         )
     if drift:
         yield from _drifted(drift, noise, isolated)

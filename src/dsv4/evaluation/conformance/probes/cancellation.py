@@ -14,7 +14,7 @@ from dsv4.evaluation.conformance.probes.probe import Measured, Probe, Told
 from dsv4.evaluation.conformance.probes.prompts import open_questions
 from dsv4.evaluation.conformance.probes.service import Messages, Service
 
-RUNNING = "vllm:num_requests_running"
+RUNNING = ("vllm:num_requests_running", "llamacpp:requests_processing")
 STREAMS, ROOM, TIMES = 6, 192, 3
 PATIENCE = 3.0
 """Seconds after which a dropped answer has to have stopped."""
@@ -53,7 +53,7 @@ def run(service: Service) -> Iterator[Told]:
         yield Skipped(
             "whether dropped streams free their slots",
             f"{STREAMS} running ones do not slow the next request enough to tell "
-            f"(and the server shows no {RUNNING}, or others use it)",
+            f"(and the server shows no {RUNNING[0]}, or others use it)",
         )
         return
     bound = alone + DELAY * (loaded - alone)
@@ -83,7 +83,7 @@ def _after_dropping(service: Service, asked: list[Messages]) -> tuple[int, float
 def _latency(service: Service) -> float:
     """Seconds of some short requests, one after the other."""
     (messages,) = open_questions(Random("latency"), 1, 0)
-    return sum(service.ask(messages, 1, **service.salted()).seconds for _ in range(TIMES))
+    return sum(service.ask(messages, 1, **service.cold()).seconds for _ in range(TIMES))
 
 
 def _under_load(service: Service, asked: list[Messages]) -> float:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dsv4.encoding.control import ASSISTANT, DSML, EOS, THINK_OPEN, USER
+from dsv4.encoding.control import ASSISTANT, BOS, DSML, EOS, THINK_OPEN, USER
 from dsv4.errors import RequestError
 from dsv4.evaluation.conformance.finding import Finding, Skipped
+from dsv4.evaluation.conformance.probes.agreement import parting
 from dsv4.evaluation.conformance.probes.probe import Measured, Probe, Told
 from dsv4.evaluation.conformance.probes.prompts import user
 from dsv4.evaluation.conformance.probes.service import Messages, Service
@@ -30,6 +31,25 @@ class _Case:
     group: str
     messages: Messages
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """Tokens of a case's prompt: `counted` by the server, `wanted` by our encoder. `place`: where
+    its text parts from ours, if the server shows it and it does."""
+
+    case: _Case
+    counted: int
+    wanted: int
+    place: str = ""
+
+    @property
+    def gap(self) -> int:
+        return self.counted - self.wanted
+
+    def __str__(self) -> str:
+        where = f" ({self.place})" if self.place else ""
+        return f"{self.case.name} {self.counted} for {self.wanted}{where}"
 
 
 def _said(text: str) -> dict[str, Any]:
@@ -64,7 +84,8 @@ def run(service: Service) -> Iterator[Told]:
             "no vocabulary is known for this model: --tokenizer FOLDER",
         )
         return
-    off: list[tuple[_Case, int, int]] = []
+    places = _places(service)
+    off: list[_Count] = []
     for case in CASES:
         reply = service.ask(case.messages, 1, **case.fields)
         counted, wanted = reply.count("prompt_tokens"), service.count(case.messages, **case.fields)
@@ -78,11 +99,42 @@ def run(service: Service) -> Iterator[Told]:
             yield Skipped("prompt tokens against our encoder", "the server sends no prompt_tokens")
             return
         else:
-            off.append((case, counted, wanted))
-    same = sum(counted == wanted for _, counted, wanted in off)
+            off.append(_Count(case, counted, wanted, (places or {}).get(case.name, "")))
+    same = sum(not one.gap for one in off)
     yield Measured(f"{same} of {len(off)} prompts have as many tokens as our encoder writes")
     yield from _explained(off)
-    yield from _ids(service)
+    if places is None:
+        yield from _ids(service)
+        return
+    yield Measured(
+        f"{len(CASES) - len(places)} of {len(CASES)} prompts have the same text under "
+        "/apply-template"
+    )
+    for one in off:
+        if one.place and not one.gap:
+            yield Finding(
+                f"as many tokens, another text: {one}", f"{WHERE}: /apply-template", resembles=PORTS
+            )
+
+
+def _places(service: Service) -> dict[str, str] | None:
+    """Cases whose text the server writes otherwise, with the first place where it does; None if
+    it does not show its prompts."""
+    if not service.plain:
+        return None  # whether a prompt ends in <think> is not known
+    found = {}
+    for case in CASES:
+        theirs = service.rendered(case.messages, **case.fields)
+        if theirs is None:
+            return None
+        # Its tokenizer may write the beginning of sequence.
+        ours = service.written(case.messages, **case.fields).removeprefix(BOS)
+        theirs = theirs.removeprefix(BOS)
+        if theirs != ours:
+            at = parting(theirs, ours)
+            pieces = [repr(text[max(0, at - 12) : at + 24]) for text in (theirs, ours)]
+            found[case.name] = f"{pieces[0]} where V4 has {pieces[1]}"
+    return found
 
 
 def _markers(service: Service) -> Iterator[Told]:
@@ -108,12 +160,12 @@ def _markers(service: Service) -> Iterator[Told]:
         )
 
 
-def _explained(off: list[tuple[_Case, int, int]]) -> Iterator[Told]:
+def _explained(off: list[_Count]) -> Iterator[Told]:
     """Differences as one finding each: of all prompts, of one kind, or of single ones."""
-    gaps = {counted - wanted for _, counted, wanted in off}
+    gaps = {one.gap for one in off}
     if gaps == {0}:
         return
-    shown = "; ".join(f"{c.name} {counted} for {wanted}" for c, counted, wanted in off)
+    shown = "; ".join(map(str, off))
     if len(gaps) == 1:
         (gap,) = gaps
         yield Finding(
@@ -127,10 +179,10 @@ def _explained(off: list[tuple[_Case, int, int]]) -> Iterator[Told]:
             hint="a renderer and a tokenizer that both write BOS, or a text nobody asked for",
         )
         return
-    kinds: dict[str, list[tuple[_Case, int, int]]] = {}
+    kinds: dict[str, list[_Count]] = {}
     for one in off:
-        kinds.setdefault(one[0].group, []).append(one)
-    plain = {counted - wanted for _, counted, wanted in kinds["user"]} if "user" in kinds else {0}
+        kinds.setdefault(one.case.group, []).append(one)
+    plain = {one.gap for one in kinds["user"]} if "user" in kinds else {0}
     usual = min(plain, key=abs)
     if len(plain) > 1:
         yield Finding(
@@ -142,11 +194,11 @@ def _explained(off: list[tuple[_Case, int, int]]) -> Iterator[Told]:
         )
         return
     for group, members in kinds.items():
-        different = [(c, n, w) for c, n, w in members if n - w != usual]
+        different = [one for one in members if one.gap != usual]
         if different:
-            what = "; ".join(f"{c.name} {n} for {w}" for c, n, w in different)
             yield Finding(
-                f"prompts with {group} are written otherwise than V4's encoding: {what}",
+                f"prompts with {group} are written otherwise than V4's encoding: "
+                + "; ".join(map(str, different)),
                 WHERE,
                 resembles=PORTS,
                 hint="wording, order or spacing: dsv4.encoding writes the exact template",
@@ -183,8 +235,8 @@ def _ids(service: Service) -> Iterator[Told]:
 
 PROBE = Probe(
     WHERE,
-    "prompt_tokens of twelve prompts (and their ids, where /tokenize shows them) against the exact "
-    "encoding; control tokens typed by a user",
+    "prompt_tokens of twelve prompts (and their ids or texts, where /tokenize or /apply-template "
+    "shows them) against the exact encoding; control tokens typed by a user",
     "BOS twice, hidden system texts, other templates of tools or turns, another tokenizer, "
     "markers in a user's text that become control tokens",
     run,

@@ -18,14 +18,14 @@ def run(service: Service) -> Iterator[Told]:
     asked = open_questions(Random("load"), QUESTIONS, 200)
     extra = LOGPROBS if service.logprobs else {}
     service.lanes = 1
-    alone = [service.ask(messages, ROOM, **service.salted(), **extra) for messages in asked]
+    alone = [service.ask(messages, ROOM, **service.cold(), **extra) for messages in asked]
     control = Agreement()
     for messages, reply in zip(asked, alone, strict=True):
-        control.add(reply, service.ask(messages, ROOM, **service.salted(), **extra))
+        control.add(reply, service.ask(messages, ROOM, **service.cold(), **extra))
     found = Agreement()
     for _ in range(ROUNDS):
         replies = service.together(
-            [partial(service.ask, m, ROOM, **service.salted(), **extra) for m in asked]
+            [partial(service.ask, m, ROOM, **service.cold(), **extra) for m in asked]
         )
         for reply, other in zip(alone, replies, strict=True):
             found.add(reply, other)

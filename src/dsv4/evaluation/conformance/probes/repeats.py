@@ -21,10 +21,10 @@ def run(service: Service) -> Iterator[Told]:
     for messages in open_questions(Random("repeats"), 4, 160):
         # Each time as if for the first time, where the server reads salts: what a cache changes
         # is another probe's question.
-        replies = [service.ask(messages, ROOM, **service.salted(), **extra) for _ in range(TIMES)]
+        replies = [service.ask(messages, ROOM, **service.cold(), **extra) for _ in range(TIMES)]
         for reply in replies[1:]:
             found.add(replies[0], reply)
-        tops = [service.next_tokens(messages, **service.salted()) for _ in range(TIMES)]
+        tops = [service.next_tokens(messages, **service.cold()) for _ in range(TIMES)]
         drift += [apart(a, b) for a, b in pairwise(tops) if a and b]
     yield from judged(
         "the same request again",

@@ -36,7 +36,7 @@ def verify_url(
         "context": f"{service.context:,} tokens" if service.context else "not told",
         "vocabulary": "known: prompts are counted with it" if service.tokenizer else "not known",
         "log-probabilities": "offered" if service.logprobs else "not offered",
-        "thinking": "is switched by " + ", ".join(service.plain) if service.plain else "no switch",
+        "thinking": "asked for by " + ", ".join(service.plain) if service.plain else "no switch",
     }
     for number, probe in enumerate(probes):
         progress(probe.name, number, len(probes))

@@ -15,6 +15,7 @@ from typing import Any
 from dsv4.config import ModelConfig
 from dsv4.encoding.chat import render
 from dsv4.encoding.messages import fold_for_template
+from dsv4.encoding.prompt import Prompt
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import RequestError, UsageError
 from dsv4.evaluation.client import CHARACTERS, Client, Response
@@ -25,12 +26,13 @@ from dsv4.evaluation.conformance.probes.reply import Reply, joined, whole
 CHAT = "chat/completions"
 NO_THINKING: Mapping[str, Any] = {
     "thinking": {"type": "disabled"},
-    "chat_template_kwargs": {"thinking": False},
+    "chat_template_kwargs": {"thinking": False, "enable_thinking": False},
 }
-"""How servers are told not to think; each reads one of them."""
+"""How servers are told not to think; each reads one of them. llama.cpp's template reads both of the
+template's, the parser of its answers the second alone."""
 THINKING: Mapping[str, Any] = {
     "thinking": {"type": "enabled"},
-    "chat_template_kwargs": {"thinking": True},
+    "chat_template_kwargs": {"thinking": True, "enable_thinking": True},
 }
 LOGPROBS: Mapping[str, Any] = {"logprobs": True, "top_logprobs": 5}
 DISTRIBUTION = 20
@@ -91,6 +93,7 @@ class Service:
         self.seen: list[Seen] = []
         self._salts = itertools.count(time.time_ns())
         self._salting = True
+        self._uncached: dict[str, Any] = {"cache_prompt": False}
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -115,6 +118,8 @@ class Service:
                 self.plain = {key: NO_THINKING[key] for key in fields if key in NO_THINKING}
                 self.thinks = {key: THINKING[key] for key in self.plain}
                 self.logprobs = bool(reply.logprobs)
+                if self.ask(hello, 1, **self._uncached).status >= 400:
+                    self._uncached = {}
                 self._salting = self.ask(hello, 1, **self.salted()).status < 400
                 return reply
         raise RequestError(
@@ -193,7 +198,7 @@ class Service:
             return None
         top = reply.logprobs[0].get("top_logprobs") or []
         return {
-            json.dumps(one.get("bytes") or one.get("token")): float(one["logprob"])
+            json.dumps(one.get("id") or one.get("bytes") or one.get("token")): float(one["logprob"])
             for one in top
             if isinstance(one.get("logprob"), (int, float)) and one["logprob"] > -100
         }
@@ -205,8 +210,14 @@ class Service:
         salt = f"probe-{next(self._salts)}"
         return {"user_id": salt, "cache_salt": salt}
 
-    def metric(self, name: str) -> float | None:
-        """The sum of a metric over its labels; None if the server does not show it."""
+    def cold(self) -> dict[str, Any]:
+        """Fields under which nothing is read from a cache: as `salted`, or for this request alone
+        (llama.cpp)."""
+        return {**self.salted(), **self._uncached}
+
+    def metric(self, names: Sequence[str]) -> float | None:
+        """The sum of a metric over its labels; None if the server does not show it. `names`: what
+        servers call it."""
         try:
             text = self.root.text("metrics")
         except RequestError:
@@ -214,7 +225,7 @@ class Service:
         found = [
             float(line.rsplit(" ", 1)[1])
             for line in (text or "").splitlines()
-            if line.startswith((name + " ", name + "{"))
+            if line.startswith(tuple(name + end for name in names for end in (" ", "{")))
         ]
         return sum(found) if found else None
 
@@ -229,8 +240,20 @@ class Service:
         """A prompt as our encoder writes it; `options` are those of `encoding.chat.render`."""
         if self.tokenizer is None:
             return None
-        options = {"thinking": False, **options}
-        return self.tokenizer.encode_prompt(render(fold_for_template(messages), **options))
+        return self.tokenizer.encode_prompt(_written(messages, options))
+
+    def written(self, messages: Messages, **options: Any) -> str:
+        """The text of a prompt as our encoder writes it."""
+        return _written(messages, options).text
+
+    def rendered(self, messages: Messages, **fields: Any) -> str | None:
+        """The text of a prompt as the server writes it, where it shows that (llama.cpp does)."""
+        try:
+            response = self.root.post("apply-template", self.body(messages, 1, **fields))
+        except RequestError:
+            return None
+        found = response.body.get("prompt")
+        return found if response.status < 400 and isinstance(found, str) else None
 
     def _take(self, body: Mapping[str, Any]) -> tuple[int, int]:
         said = json.dumps([body["messages"], body.get("tools")], ensure_ascii=False)
@@ -251,6 +274,10 @@ class Service:
         )
         self.seen.append(Seen(self.probe, leak(reply.content), loops(reply.content)))
         return reply
+
+
+def _written(messages: Messages, options: Mapping[str, Any]) -> Prompt:
+    return render(fold_for_template(messages), **{"thinking": False, **options})
 
 
 def _reply(response: Response, seconds: float) -> Reply:

@@ -13,7 +13,10 @@ from dsv4.evaluation.conformance.probes.prompts import open_questions, user
 from dsv4.evaluation.conformance.probes.service import Messages, Service
 
 ROOM = 48
-GUESSED = "vllm:spec_decode_num_draft_tokens_total"
+GUESSED = (
+    "vllm:spec_decode_num_draft_tokens_total",
+    "llamacpp:spec_decode_num_draft_tokens_total",
+)
 CUTS = (3, 7, 12, 20)
 
 

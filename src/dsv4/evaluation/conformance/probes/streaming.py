@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -42,8 +43,8 @@ class Pair:
         streamed = service.stream(messages, room, **fields)
         again = service.ask(messages, room, **fields)
         self.replies += [whole, streamed]
-        self.found.add(_comparable(whole), _comparable(streamed))
-        self.control.add(_comparable(whole), _comparable(again))
+        self.found.add(_text(whole), _begun(_text(streamed), whole))
+        self.control.add(_text(whole), _text(again))
 
     def told(self, where: str) -> Iterator[Told]:
         yield from judged(
@@ -68,10 +69,18 @@ class Pair:
             )
 
 
-def _comparable(reply: Reply) -> Reply:
+def _text(reply: Reply) -> Reply:
     """Half a character at an answer's end is shown as U+FFFD or not at all."""
-    reply.content = reply.content.rstrip("\ufffd")
-    return reply
+    return replace(reply, content=reply.content.rstrip("\ufffd"))
+
+
+def _begun(streamed: Reply, whole: Reply) -> Reply:
+    """A call that max_tokens cut is in the stream, as far as it went; a whole answer may leave it
+    out."""
+    cut = streamed.finish == whole.finish == "length"
+    if cut and len(streamed.calls) == len(whole.calls) + 1:
+        return replace(streamed, calls=streamed.calls[:-1])
+    return streamed
 
 
 PROBE = Probe(

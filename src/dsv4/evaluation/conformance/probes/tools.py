@@ -81,11 +81,13 @@ def run(service: Service) -> Iterator[Told]:
         yield Skipped(WHERE, "the server refuses requests with tools")
         return
     replies: list[tuple[str, Reply, list[dict[str, Any]]]] = []
+    bound: list[Reply] = []
     for name, messages, fields in ASKED:
         body = {"tools": TOOLS, **forced, **fields}
         pair = Pair(service, [messages], ROOM, **body)
         told = pair.told(f"{WHERE}: {name}")
         yield from (one for one in told if isinstance(one, Finding))
+        bound += pair.replies if forced else []
         free = service.ask(messages, ROOM, **(body | {"tool_choice": "auto"}))
         for reply in (*pair.replies, free):
             replies.append((name, reply, body["tools"]))
@@ -93,6 +95,13 @@ def run(service: Service) -> Iterator[Told]:
     share = wilson(called, len(replies))
     how = "had to call" if forced else "might call, as the server refuses tool_choice"
     yield Measured(f"{interval(share)} of {len(replies)} answers call a tool; most {how}")
+    if bound and not any(reply.calls for reply in bound):
+        yield Finding(
+            f"tool_choice 'required' is taken, and none of {len(bound)} answers calls a tool",
+            WHERE,
+            "warning",
+            hint="other servers have the call begin at once; here a model may talk instead",
+        )
     problems: dict[str, list[str]] = {}
     for name, reply, tools in replies:
         for kind, text in _problems(reply, {one["function"]["name"] for one in tools}):
@@ -102,7 +111,8 @@ def run(service: Service) -> Iterator[Told]:
             f"{kind}: {len(texts)} of {len(replies)} answers, for example {texts[0]}",
             WHERE,
             resembles=DSML,
-            hint="the tool parser is off, of another model, or depends on how text is cut",
+            hint="the tool parser is off, of another model, or depends on how text is cut; or the "
+            "model writes broken calls, which should not be shown either",
         )
     yield from _histories(service)
 

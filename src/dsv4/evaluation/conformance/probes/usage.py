@@ -7,6 +7,7 @@ from random import Random
 
 from dsv4.evaluation.conformance.finding import Finding, Skipped
 from dsv4.evaluation.conformance.probes.chance import interval
+from dsv4.evaluation.conformance.probes.leaks import leak
 from dsv4.evaluation.conformance.probes.probe import Measured, Probe, Told
 from dsv4.evaluation.conformance.probes.prompts import open_questions
 from dsv4.evaluation.conformance.probes.reply import Reply
@@ -82,10 +83,17 @@ def _problems(service: Service, reply: Reply, limit: int) -> Iterator[tuple[str,
         yield REASONING, f"{thought} of {answer}"
     if answer is not None and answer > limit:
         yield LIMIT, f"{answer} tokens where {limit} were allowed"
-    elif service.tokenizer is not None and "\ufffd" not in reply.content:
+    elif service.tokenizer is not None and _is_text(reply):
         written = len(service.tokenizer.encode(reply.reasoning + reply.content))
         if written > limit + SLACK and written > 1.5 * limit:
             yield LIMIT, f"a text of {written} tokens where {limit} were allowed"
+
+
+def _is_text(reply: Reply) -> bool:
+    """Whether an answer has about as many tokens as its text: half characters do not, nor do
+    control tokens that are shown."""
+    said = reply.reasoning + reply.content
+    return "\ufffd" not in said and leak(said) is None
 
 
 PROBE = Probe(

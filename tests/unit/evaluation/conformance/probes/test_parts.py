@@ -9,13 +9,15 @@ import pytest
 from tests.upstream import Upstream, running
 
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.evaluation.conformance.finding import Skipped
 from dsv4.evaluation.conformance.probes.agreement import Agreement, judged
 from dsv4.evaluation.conformance.probes.budget import Budget, Spent
 from dsv4.evaluation.conformance.probes.chance import Groups, confirmed, lower
 from dsv4.evaluation.conformance.probes.leaks import leak, loops
 from dsv4.evaluation.conformance.probes.prompts import Needle, Ruler, score
-from dsv4.evaluation.conformance.probes.reply import Reply, joined
+from dsv4.evaluation.conformance.probes.reply import Called, Reply, joined
 from dsv4.evaluation.conformance.probes.service import Service, apart
+from dsv4.evaluation.conformance.probes.streaming import Pair
 from dsv4.evaluation.conformance.probes.usage import LIMIT, _problems
 
 
@@ -168,3 +170,31 @@ def test_a_budget_refuses_what_does_not_fit() -> None:
         budget.take(1, 61)  # an eighth may be answers
     with pytest.raises(Spent, match="--minutes"):
         Budget(-1, 800).take(1, 1)
+
+
+def test_nothing_to_compare_is_said() -> None:
+    (told,) = judged("here", "answers differ", Agreement(), None, "x", "x")
+    assert isinstance(told, Skipped)
+
+
+@pytest.mark.parametrize(
+    ("streamed", "finish", "pairs"),
+    [
+        (2, "length", 1),  # the call that was cut is not in the whole answer
+        (2, "tool_calls", 0),
+        (3, "length", 0),
+        (0, "length", 0),
+    ],
+)
+def test_a_call_that_was_cut_may_be_in_the_stream_alone(
+    streamed: int, finish: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [Called("a", "clock", "{}"), Called("b", "note", '{"te'), Called("c", "x", "")]
+    monkeypatch.setattr(Service, "ask", lambda *_: Reply(200, calls=calls[:1], finish=finish))
+    monkeypatch.setattr(
+        Service, "stream", lambda *_: Reply(200, calls=calls[:streamed], finish=finish)
+    )
+    service = Service("http://127.0.0.1:1", "x", Budget(1, 1000))
+    made = Pair(service, [[{"role": "user", "content": "Hello"}]], 5)
+    assert made.found.pairs - len(made.found.differ) == pairs
+    assert [len(reply.calls) for reply in made.replies] == [1, streamed]

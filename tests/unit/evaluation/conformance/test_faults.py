@@ -12,7 +12,7 @@ import pytest
 
 from dsv4.checkpoint.plan import make_plan
 from dsv4.errors import UsageError
-from dsv4.evaluation.conformance import lengths
+from dsv4.evaluation.conformance import diagnosis, lengths
 from dsv4.evaluation.conformance.comparison import Comparison
 from dsv4.evaluation.conformance.diagnosis import Diagnosis
 from dsv4.evaluation.conformance.faults import FAULTS, fault
@@ -45,16 +45,22 @@ AS_SMALL_AS_ROUNDING = {
 """What an implementation that rounds to bfloat16 can have unnoticed, in so short a prompt."""
 
 
-def walk(folder: Path, variants: Sequence[Variant], diagnosis: Diagnosis | None = None) -> Walk:
+def walk(
+    folder: Path,
+    variants: Sequence[Variant],
+    evidence: Diagnosis | None = None,
+    layers: int | None = None,
+) -> Walk:
     plan = make_plan(folder)
+    layers = plan.config.num_hidden_layers if layers is None else layers
 
     def visit(layer: Layer, rows: Sequence[Comparison]) -> None:
         wrong = {row.variant: layer.computed[row.variant] for row in rows if not row.ok}
-        if diagnosis is not None and wrong:
-            diagnosis.add(layer.block, layer.inputs, layer.ticket, wrong)
+        if evidence is not None and wrong:
+            evidence.add(layer.block, layer.inputs, layer.ticket, wrong)
 
     ids = lengths.prompt(plan.config, LENGTH)
-    made = Walk(Pieces(plan), ids, variants, STEPS, plan.config.num_hidden_layers, visit)
+    made = Walk(Pieces(plan), ids, variants, STEPS, layers, visit)
     made.run()
     return made
 
@@ -87,21 +93,29 @@ def test_every_known_failure_is_noticed(found: dict[str, list[Comparison]], name
     assert found[name], "nothing differs"
 
 
-def test_the_order_of_sinkhorn_is_noticed_where_it_matters(damaged: Callable[..., Path]) -> None:
-    assert shown_first(damaged("layers.0.hc_attn_scale", lambda x: 8 * x), CONVERGED)
+def test_the_order_of_sinkhorn_is_noticed_where_it_matters(
+    damaged: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = damaged("layers.0.hc_attn_scale", lambda x: 8 * x)
+    shown_in_the_first_layer(folder, CONVERGED, monkeypatch)
 
 
 def test_an_eps_in_the_wrong_place_is_noticed_where_it_is_large(
-    damaged: Callable[..., Path],
+    damaged: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert shown_first(damaged(config={"hc_eps": 1e-3}), TINY)
+    shown_in_the_first_layer(damaged(config={"hc_eps": 1e-3}), TINY, monkeypatch)
 
 
-def shown_first(folder: Path, name: str) -> bool:
-    """Whether the first layer as a whole is the first part in which a failure shows."""
+def shown_in_the_first_layer(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer as a whole is the first part in which a failure of hyper-connections shows, and it
+    is named alone among them."""
+    tried = {other: one for other, one in FAULTS.items() if one.number == 9}
+    monkeypatch.setattr(diagnosis, "FAULTS", tried)
     variant = Variant(name, EXACT, ((TRUTH, "float32"),), FAULTS[name].planted)
-    first = beyond(walk(folder, [variant]).rows, name)[0]
-    return (first.layer, first.part) == ("layers.0", "layer")
+    found = Diagnosis(EXACT, "float32")
+    first = beyond(walk(folder, [variant], found, layers=1).rows, name)[0]
+    assert (first.layer, first.part) == ("layers.0", "layer")
+    assert [suspect.fault.name for suspect in found.suspects(name)] == [name]
 
 
 def test_nothing_is_noticed_where_nothing_is_wrong(found: dict[str, list[Comparison]]) -> None:
@@ -161,12 +175,12 @@ def test_failures_are_named_in_an_implementation_that_rounds(three_layers: Path)
     how = ((TRUTH, "bfloat16"),)
     variants = [Variant("sound", BF16, how)]
     variants += [Variant(name, BF16, how, one.planted) for name, one in FAULTS.items()]
-    diagnosis = Diagnosis(EXACT, "bfloat16")
-    rows = walk(three_layers, variants, diagnosis).rows
-    assert beyond(rows, "sound") == [] and diagnosis.suspects("sound") == []
+    evidence = Diagnosis(EXACT, "bfloat16")
+    rows = walk(three_layers, variants, evidence).rows
+    assert beyond(rows, "sound") == [] and evidence.suspects("sound") == []
     wrong = {}
     for name in FAULTS.keys() - AS_SMALL_AS_ROUNDING:
-        named = [suspect.fault.name for suspect in diagnosis.suspects(name)]
+        named = [suspect.fault.name for suspect in evidence.suspects(name)]
         if named[:1] != [name]:
             wrong[name] = named
     assert wrong == {}

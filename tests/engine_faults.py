@@ -64,7 +64,7 @@ def _refused_rows_kept() -> Iterator[None]:
 
     def noting(self: State, length: int) -> None:
         end = self.length
-        if 0 < length < end:
+        if max(1, self.earliest) <= length < end:
             rings = [ring for _, ring in self.rings()]
             refused[self] = [(ring, length, ring.read_stored(length, end)) for ring in rings]
         rewind(self, length)

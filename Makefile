@@ -95,7 +95,7 @@ slow: setup-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 mutations: setup-dev
-	$(BIN)/python tools/mutations.py
+	$(BIN)/python -m tools.mutations
 
 check: setup-dev
 	$(BIN)/ruff check

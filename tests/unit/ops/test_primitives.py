@@ -155,6 +155,21 @@ def test_mixing_matrix_is_nearly_doubly_stochastic() -> None:
     assert ((post >= 0) & (post <= 2)).all()
 
 
+def test_where_the_coefficients_have_their_eps() -> None:
+    # A large one: the released 1e-6 is less than most tolerances.
+    eps, scale, base = 0.05, torch.tensor([0.5, 1.5, 2.0]), torch.randn(24)
+    logits = torch.randn(24)
+    pre, post, comb = ops.coefficients(logits, scale, base, 4, 2, eps)
+    raw = logits * scale.repeat_interleave(torch.tensor([4, 4, 16])) + base
+    torch.testing.assert_close(pre, 1 / (1 + torch.exp(-raw[:4])) + eps)
+    torch.testing.assert_close(post, 2 / (1 + torch.exp(-raw[4:8])))
+    want = raw[8:].view(4, 4).exp()
+    want = want / want.sum(1, keepdim=True) + eps
+    for axis in (0, 1, 0):
+        want = want / (want.sum(axis, keepdim=True) + eps)
+    torch.testing.assert_close(comb, want)
+
+
 def test_expansion_mixes_along_the_first_axis() -> None:
     streams, y = torch.randn(4, 6), torch.randn(6)
     comb, post = torch.rand(4, 4), torch.rand(4)

@@ -26,6 +26,7 @@ from dsv4.model import attention, compressor, indexer, moe, mtp, rope
 from dsv4.numerics import formats
 from dsv4.numerics.activation import fake_quant_fp8, fake_quant_int8
 from dsv4.ops.reference import hyper
+from dsv4.ops.reference import moe as experts
 
 Change = Callable[[], AbstractContextManager[None]]
 
@@ -407,6 +408,30 @@ def _post_not_doubled() -> Iterator[None]:
         yield
 
 
+@_fault(9, "hc_eps is added to the expansion weights", "only pre and comb have eps")
+def _eps_in_post() -> Iterator[None]:
+    reference = ops.coefficients._bound
+
+    def coefficients(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        pre, post, comb = reference(*args)
+        return pre, post + args[-1], comb
+
+    with _op(ops.coefficients, coefficients):
+        yield
+
+
+@_fault(9, "Sinkhorn starts from sigmoids", "it starts from a softmax over the last axis")
+def _sinkhorn_of_sigmoids() -> Iterator[None]:
+    reference = hyper.sinkhorn
+
+    def sinkhorn(logits_SS: Tensor, iterations: int, eps: float) -> Tensor:
+        # The softmax of logarithms: sigmoids, each row normalised.
+        return reference(torch.nn.functional.logsigmoid(logits_SS), iterations, eps)
+
+    with _swapped(hyper, "sinkhorn", sinkhorn):
+        yield
+
+
 @_fault(9, "Sinkhorn normalises the other axis first", "softmax over the last axis, then columns")
 def _sinkhorn_of_other_axis() -> Iterator[None]:
     reference = hyper.sinkhorn
@@ -440,6 +465,29 @@ def _routed_experts_not_clamped() -> Iterator[None]:
         return reference(x, experts, weights, matrices, math.inf, *rest[1:])
 
     with _op(ops.mixture, mixture):
+        yield
+
+
+@_fault(10, "the clamp comes after the quantisation", "clamp gate and up, multiply, then quantise")
+def _clamp_after_quantisation() -> Iterator[None]:
+    def swiglu(
+        x_ND: Tensor, w1: Any, w3: Any, w2: Any, limit: float, numerics: Any,
+        weight_N: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        gate, up = (ops.linear(x_ND, weight, numerics).float() for weight in (w1, w3))
+        hidden = torch.nn.functional.silu(gate) * up
+        if numerics.quantized:
+            hidden = fake_quant_fp8(hidden, 128)
+        hidden = hidden.clamp(-limit, limit)  # what is left to bound is the product
+        if weight_N is not None:
+            hidden = weight_N[:, None] * hidden
+        return ops.linear(hidden.to(numerics.dtype), w2, numerics)
+
+    with (
+        _swapped(experts, "swiglu", swiglu),
+        _op(ops.swiglu, swiglu),
+        _op(ops.mixture, experts.mixture),
+    ):
         yield
 
 
@@ -497,6 +545,19 @@ def _hash_without_ids() -> Iterator[None]:
 
     def changed(self: moe.Gate, x_ND: Tensor, ids_N: Tensor, *rest: Any) -> moe.Routing:
         return forward(self, x_ND, torch.zeros_like(ids_N), *rest)
+
+    with _swapped(moe.Gate, "forward", changed):
+        yield
+
+
+@_fault(18, "hash layers read the ids of another slice", "ids are split as the activations are")
+def _hash_of_other_slice() -> Iterator[None]:
+    forward = moe.Gate.forward
+
+    def changed(self: moe.Gate, x_ND: Tensor, ids_N: Tensor, *rest: Any) -> moe.Routing:
+        half = (len(ids_N) + 1) // 2  # two ranks, both with the ids of the first
+        ids_N = torch.cat((ids_N[:half], ids_N[: len(ids_N) - half]))
+        return forward(self, x_ND, ids_N, *rest)
 
     with _swapped(moe.Gate, "forward", changed):
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from dsv4.evaluation.conformance.finding import Finding
 from dsv4.presets import preset
 
 RELEASED = ("flash", "pro")
+EXPERTS = "vllm#42970, tokenspeed#1095: experts read in the format of quant_method"
+SHIFTED = "compress_ratios off by one layer"
+COUNTED = "layers counted from the length of compress_ratios"
 _ADAPTED = ("expert_dtype", "scale_dtype")  # what -Base checkpoints differ in
 
 
@@ -25,8 +29,13 @@ def check_headers(folder: Path) -> tuple[Plan | None, list[Finding]]:
     except ConfigError as error:
         return None, [Finding(str(error), "config.json", hint=error.hint)]
     except CheckpointError as error:
-        return None, [Finding(str(error), "headers", resembles=_shifted(folder), hint=error.hint)]
-    found = [Finding(text, "headers", "warning") for text in plan.notes]
+        return None, [
+            Finding(str(error), "headers", resembles=_miscounted(folder), hint=error.hint)
+        ]
+    found = [
+        Finding(text, "headers", "warning", resembles=EXPERTS if "expert_dtype" in text else None)
+        for text in plan.notes
+    ]
     found += _sizes(plan)
     found += _released(plan.config)
     found += _quantization(plan)
@@ -86,20 +95,25 @@ _KEYS = {
 
 def _quantization(plan: Plan) -> list[Finding]:
     """Whether the configuration's words on formats are what the tensors are."""
-    if plan.config.scale_dtype != "f32":
-        return []
     values = json.loads((plan.folder / "config.json").read_text(encoding="utf-8"))
     block = values.get("quantization_config")
-    said = block.get("scale_fmt") if isinstance(block, dict) else None
-    if said != "ue8m0":
+    if not isinstance(block, dict):
         return []
-    what = "config.json says scales are ue8m0, the tensors are float32 (so are those of -Base)"
-    hint = "engines have to read the dtype of the tensors"
-    return [Finding(what, "config.json", "note", resembles="scales-as-numbers", hint=hint)]
+    found, hint = [], "engines have to read the dtype of the tensors"
+    if plan.config.scale_dtype == "f32" and block.get("scale_fmt") == "ue8m0":
+        what = "config.json says scales are ue8m0, the tensors are float32 (so are those of -Base)"
+        found.append(Finding(what, "config.json", "note", resembles="scales-as-numbers", hint=hint))
+    method, experts = block.get("quant_method"), plan.config.expert_dtype
+    said = "expert_dtype" in values or "expert_dtype" in block
+    if not said and method is not None and experts != method:
+        what = f"config.json says quant_method {method} and no expert_dtype; experts are {experts}"
+        found.append(Finding(what, "config.json", "note", resembles=EXPERTS, hint=hint))
+    return found
 
 
-def _shifted(folder: Path) -> str | None:
-    """Whether compress_ratios fits the tensors when it is moved by one layer."""
+def _miscounted(folder: Path) -> str | None:
+    """How compress_ratios, which has an entry for the MTP block too, was misread, if it was: it
+    fits the tensors when it is moved by one layer, or its length is taken for that of the stack."""
     from dsv4 import config as configuration
     from dsv4.checkpoint.folder import read_stored
 
@@ -107,6 +121,9 @@ def _shifted(folder: Path) -> str | None:
         config, found = configuration.load(folder), read_stored(folder)
     except (ConfigError, CheckpointError):
         return None
+    layers = {match[1] for match in map(_LAYER.match, found) if match}
+    if len(layers) < config.num_hidden_layers == len(config.compress_ratios):
+        return COUNTED
     stored = []
     for layer in range(config.num_hidden_layers):
         ape = next(
@@ -115,4 +132,7 @@ def _shifted(folder: Path) -> str | None:
         stored.append(ape.shape[0] if ape is not None and ape.shape else 0)
     said = list(config.layer_ratios)
     moved = stored != said and (stored[1:] == said[:-1] or stored[:-1] == said[1:])
-    return "compress_ratios off by one layer" if moved else None
+    return SHIFTED if moved else None
+
+
+_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")

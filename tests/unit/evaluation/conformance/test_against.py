@@ -200,7 +200,9 @@ def test_every_failure_that_changes_logits_is_named(
         "indexer-without-hadamard",
         "shared-expert-not-clamped",
         "routed-experts-not-clamped",
+        "clamp-after-quantisation",
         "naive-softplus",
+        "eps-in-post",
         "sinkhorn-of-other-axis",  # converged in this model: the same matrix
         "mtp-of-collapsed-stream",
     }

@@ -46,7 +46,13 @@ def test_compress_ratios_off_by_one_layer(damaged: Damaged) -> None:
     # Pitfall 22: the list has an entry for the MTP block too, and counting from its end shifts it.
     folder = damaged(config={"compress_ratios": [4, 128, 0, 0]})
     plan, (finding,) = check_headers(folder)
-    assert plan is None and finding.resembles == "compress_ratios off by one layer"
+    assert plan is None and finding.resembles == headers.SHIFTED
+
+
+def test_layers_counted_from_the_length_of_compress_ratios(damaged: Damaged) -> None:
+    folder = damaged(config={"num_hidden_layers": 4, "num_nextn_predict_layers": 0})
+    plan, (finding,) = check_headers(folder)
+    assert plan is None and finding.resembles == headers.COUNTED
 
 
 def test_other_damage_is_not_called_off_by_one(damaged: Damaged) -> None:
@@ -77,6 +83,22 @@ def test_float32_scales_are_said_to_be_bytes(tmp_path: Path) -> None:
     _, (finding,) = check_headers(tmp_path / "base")
     assert finding.severity == "note" and finding.resembles == "scales-as-numbers"
     assert check_contents(make_plan(tmp_path / "base"), 5) == []
+
+
+def test_experts_of_another_format_than_quant_method_says(damaged: Damaged) -> None:
+    folder = damaged()
+    path = folder / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["expert_dtype"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    plan, (note,) = check_headers(folder)
+    assert plan is not None and plan.config.expert_dtype == "fp4"
+    assert note.severity == "note" and note.resembles == headers.EXPERTS
+    assert note.what.endswith("quant_method fp8 and no expert_dtype; experts are fp4")
+    path.write_text(json.dumps(values | {"expert_dtype": "fp8"}), encoding="utf-8")
+    plan, (warning,) = check_headers(folder)
+    assert plan is not None and plan.config.expert_dtype == "fp4"
+    assert warning.severity == "warning" and warning.resembles == headers.EXPERTS
 
 
 # Vocabulary.

@@ -1,7 +1,7 @@
 """Known failures of engines, as changes of ours: what is wrong in what is kept between steps,
 among sequences, or from earlier requests.
 
-Numbers are those of the architecture notes, section 16, as in `evaluation/conformance/faults.py`,
+Numbers are those of the architecture notes, section 16, as in `evaluation/conformance/faults/`,
 whose failures are of a model's arithmetic. `dsv4 verify URL` has to find each.
 """
 

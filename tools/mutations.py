@@ -1,7 +1,7 @@
 """Does our own test suite notice the known failures? `make mutations`, or with names of some
 `python -m tools.mutations NAME ...`.
 
-Every failure of `evaluation/conformance/faults.py` and of `tests/engine_faults.py` is planted into
+Every failure of `evaluation/conformance/faults/` and of `tests/engine_faults.py` is planted into
 the process of a test run, which has to fail. Tests of the conformance kit itself are left out: they
 plant the same failures. Writes a table to standard output; exit code 1 if a failure survives.
 """

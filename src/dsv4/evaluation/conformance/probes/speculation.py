@@ -60,7 +60,8 @@ def _asked() -> list[Messages]:
 def _cuts(service: Service) -> Iterator[Told]:
     """An answer that is cut early is the beginning of the longer one, wherever guesses end."""
     found, control = Agreement(), Agreement()
-    for messages in _asked()[-3:]:
+    # Small models answer most questions in a word or two, and a story at length.
+    for messages in (*_asked()[-3:], user("Tell me a long story.")):
         longest = service.ask(messages, ROOM)
         control.add(longest, service.ask(messages, ROOM))
         for limit in CUTS:

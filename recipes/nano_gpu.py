@@ -28,7 +28,6 @@ SCALE = Scale(
         1000, lr=3e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=0.92,
         indexer_steps=60, indexer_lr=2e-3,
     ),
-    copy=Schedule(360, lr=1.2e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3)),
     batch_tokens=49152,
     lengths=(2048, 8192),
     device="cuda",

@@ -21,6 +21,8 @@ PROBLEMS = {
     "strings": 4000,
     "format": 1500,
     "recall": 1500,
+    "lookup": 1000,
+    "repeat": 6000,
     "needle": 800,
     "memory": 800,
     "whereabouts": 3000,
@@ -30,32 +32,10 @@ PROBLEMS = {
     "tool_calls": 300,
     "tool_none": 500,
     "tool_result": 800,
+    "tool_session": 700,
     "everyday_tool": 800,
 }
 """Problems of each task that the pre-training mix holds at scale 1."""
-
-COPIED = {
-    "tool_call": 600,
-    "tool_calls": 500,
-    "tool_session": 500,
-    "tool_result": 100,
-    "tool_none": 80,
-    "everyday_tool": 250,
-    "repeat": 2500,
-    "lookup": 400,
-    "recall": 250,
-    "needle": 250,
-    "memory": 250,
-    "identity": 700,
-    "arithmetic": 900,
-    "word_problem": 200,
-    "strings": 500,
-    "format": 150,
-    "whereabouts": 300,
-    "meaning": 200,
-    "infill": 600,
-}
-"""Problems of each task in `copying`."""
 
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""
@@ -101,9 +81,6 @@ MORE_TEXT = (
 FIRST = ("smalltalk", "explained", "countries")
 """What a newcomer asks about."""
 
-BACKGROUND = ("answers", "children", "books", "python_answers")
-"""Of what else a stage about something else reads a little."""
-
 COFFEE = Source(
     "coffee", "sft_extra/taskmaster4_coffee_tools.jsonl.xz", 1, "CC-BY 4.0", split="train"
 )
@@ -147,26 +124,10 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
     often_again = (*FIRST, *PYTHON)
     again = [_again(source, 0.75 if source.name in often_again else 0.25) for source in before]
     often = {"tool_call": 2.2, "tool_calls": 6.0, "everyday_tool": 1.2, "tool_none": 0.7,
-             "arithmetic": 0.6, "recall": 0.7, "infill": 2.0, "format": 1.5}  # fmt: skip
+             "arithmetic": 0.6, "recall": 0.7, "infill": 2.0, "format": 1.5,
+             "repeat": 2.0}  # fmt: skip
     own = problems(0.6 * scale, seed=2, times=often)
     return (told, reading, *again, coffee, *own, *far(scale, longest))
-
-
-def copying() -> tuple[Source, ...]:
-    """Names and values never seen before, into calls and answers, in texts of a few hundred
-    tokens; and a little of everything else, so that it is not forgotten: 2.4 million
-    tokens."""
-    told = Source("told", SYNTH, 1, LLAMA, STORIES, keep=0.012, retold=True)
-    reading = Source("reading", SYNTH, 1, LLAMA, READING, keep=0.006)
-    before = [source for source in _texts(6) if source.name in (*FIRST, *BACKGROUND)]
-    shares = {"countries": 0.5}
-    again = [_again(source, shares.get(source.name, 0.01)) for source in before]
-    coffee = replace(COFFEE, keep=0.012)
-    own = tuple(
-        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=4)
-        for name, count in COPIED.items()
-    )
-    return (told, reading, *again, coffee, *own)
 
 
 def far(scale: float, longest: int) -> tuple[Source, ...]:

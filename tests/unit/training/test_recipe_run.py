@@ -35,7 +35,6 @@ def stages(monkeypatch):
     module = importlib.import_module("nano_stages")
     monkeypatch.setattr(module, "pretraining", lambda scale: PROBLEMS)
     monkeypatch.setattr(module, "tuning", lambda scale, longest: PROBLEMS)
-    monkeypatch.setattr(module, "copying", lambda: PROBLEMS)
     monkeypatch.setattr("dsv4.training.task_questions.grade_answer", rare)
     yield module
     for name in ("nano_mix", "nano_practice", "nano_stages"):
@@ -54,7 +53,6 @@ def scale(stages):
         text=1.0,
         pretrain=Schedule(2, warmup=1, mtp=(0.0, 0.0), dense=1.0),
         tune=Schedule(2, warmup=1, dense=0.5, indexer_steps=1),
-        copy=Schedule(2, lr=1e-2, warmup=1),
         reason=practice("arithmetic:off"),
         tools=practice("tool_call:off"),
         distill=practice("arithmetic:off", "tool_call:off", "identity:off"),
@@ -89,7 +87,7 @@ def test_every_stage_leaves_a_model_and_is_done_once(stages, tmp_path, monkeypat
 
 
 def test_a_stage_alone_is_the_same_stage_and_goes_on(stages, tmp_path, monkeypatch):
-    for name in ("pretrain", "tune", "copy", "tools"):
+    for name in ("pretrain", "tune", "tools"):
         run(stages, monkeypatch, tmp_path, "--stage", name)
     assert not (tmp_path / "reason").exists()
     with pytest.raises(SystemExit, match="reason: stopped after step 1"):

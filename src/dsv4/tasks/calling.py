@@ -108,9 +108,8 @@ def make_session(rng: Random, split: Split, ask: Ask) -> Problem:
     call = ToolCall(chosen.name, json_text(arguments))
     messages.append(Message("user", request(rng, chosen, arguments)))
     reply = Reply(_thought([(chosen, arguments)], tools, effort), "", (call,))
-    return _problem(
-        "tool_session", rng, tuple(messages), reply, Calls((call,)), effort, tools
-    )  # fmt: skip
+    check = Calls((call,))
+    return _problem("tool_session", rng, tuple(messages), reply, check, effort, tools)
 
 
 def _used(

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
@@ -159,10 +158,12 @@ def make_models(args: argparse.Namespace, engines: Sequence[str]) -> dict[str, P
         gguf = args.work / f"{args.preset}.gguf"
         if args.llama_python is None:
             note("llama.cpp left out: no --llama-python")
-        elif gguf.is_file() or _has_gguf():
+        elif gguf.is_file() or importlib.util.find_spec("gguf"):
             if not gguf.is_file():
                 partial = gguf.with_suffix(".partial")
-                _run([sys.executable, str(ROOT / "benchmarks/gguf.py"), str(folder), str(partial)])
+                _run(
+                    [sys.executable, str(ROOT / "benchmarks/to_gguf.py"), str(folder), str(partial)]
+                )
                 partial.replace(gguf)
             models["llama.cpp"] = gguf
         else:
@@ -176,12 +177,6 @@ def make_models(args: argparse.Namespace, engines: Sequence[str]) -> dict[str, P
                 _run([*dsv4, "export", str(folder), str(exported), "--layout", "transformers"])
             models["transformers"] = exported
     return {engine: models[engine] for engine in engines if engine in models}
-
-
-def _has_gguf() -> bool:
-    """Whether the package is installed; beside this file lies another module of that name."""
-    names = {found.metadata["Name"] for found in importlib.metadata.distributions()}
-    return "gguf" in names
 
 
 def _run(command: list[str]) -> None:

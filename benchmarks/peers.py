@@ -5,7 +5,7 @@
 
 Each prints one JSON object per measurement; `benchmarks/cpu.py` calls `run_llama` and
 `run_transformers`, which do the same in a process of their own. FILE.gguf comes from
-`benchmarks/gguf.py`, FOLDER from `dsv4 export --layout transformers`. `llama` needs
+`benchmarks/to_gguf.py`, FOLDER from `dsv4 export --layout transformers`. `llama` needs
 llama-cpp-python, `transformers` torch and transformers; neither needs dsv4, so each may run in an
 environment of its own.
 

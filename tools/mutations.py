@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.engine_faults import ENGINE_FAULTS
 
-from dsv4.evaluation.conformance.faults import FAULTS, fault
+from dsv4.evaluation.conformance.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = ("tests/parity/test_golden.py", "tests/unit/model", "tests/unit/ops")
@@ -26,7 +26,10 @@ ENGINE_SUITE = ("tests/parity/test_state.py", "tests/unit/engine/test_core.py")
 
 
 def main(names: list[str]) -> int:
-    wanted = names or [*FAULTS, *ENGINE_FAULTS]
+    known = [*FAULTS, *ENGINE_FAULTS]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"no failure is called {', '.join(unknown)}\nhint: one of {', '.join(known)}")
+    wanted = names or known
     # Failures of arithmetic change single ops, so they are planted op by op, and what the kernels
     # fuse is not fused: tests that want it fused fail by that alone.
     spoilt = failures("", SUITE) if FAULTS.keys() & set(wanted) else []
@@ -39,7 +42,7 @@ def main(names: list[str]) -> int:
             number = ENGINE_FAULTS[name].number
             killers = failures(name, ENGINE_SUITE, "-x")
         else:
-            number = fault(name).number
+            number = FAULTS[name].number
             killers = failures(name, SUITE, "-x", *(f"--deselect={test}" for test in spoilt))
         survivors += not killers
         told = f"`{killers[0]}`" if killers else "**nothing**"

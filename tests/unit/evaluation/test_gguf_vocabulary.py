@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -20,8 +19,7 @@ NANO = ROOT / "models/nano"
 
 @pytest.fixture
 def vocabulary(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    # At the end: a file there has the name of a package.
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("vocabulary")
 
 

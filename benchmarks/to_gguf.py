@@ -1,6 +1,6 @@
 """A model folder as one GGUF file, so that llama.cpp can be measured on the same weights.
 
-    python benchmarks/gguf.py FOLDER OUT.gguf [--rest q8_0|bf16|f32] [--chat-template FILE]
+    python benchmarks/to_gguf.py FOLDER OUT.gguf [--rest q8_0|bf16|f32] [--chat-template FILE]
 
 Needs the `gguf` package. Routed experts are repacked from FP4 to MXFP4, which changes no value.
 The FP8 matrices become Q8_0, as llama.cpp's own converter makes them (it has no FP8 type); the
@@ -18,7 +18,6 @@ is its own converter's. There is no MTP block, and llama.cpp knows no Engram.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections import defaultdict
@@ -28,22 +27,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from vocabulary import PRE, read_vocabulary
 
 from dsv4.checkpoint import make_plan
 from dsv4.checkpoint.folder import Reader
 from dsv4.checkpoint.plan import Source
 from dsv4.config import ModelConfig
-from dsv4.errors import CheckpointError
+from dsv4.errors import CheckpointError, Dsv4Error
 from dsv4.numerics.formats import pack_e2m1, unpack_e2m1
 from dsv4.numerics.quantized import FP4, QuantizedTensor
 
-# Python looks for modules beside the script first, where `gguf` is this file; so last.
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path = [*(path for path in sys.path if os.path.abspath(path or ".") != HERE), HERE]
-
-from gguf import GGMLQuantizationType as Kind  # noqa: E402
-from gguf import GGUFWriter, quants  # noqa: E402
-from vocabulary import PRE, read_vocabulary  # noqa: E402
+try:
+    from gguf import GGMLQuantizationType as Kind
+    from gguf import GGUFWriter, quants
+except ImportError:
+    sys.exit("writing GGUF files needs the package gguf: pip install gguf")
 
 ARCH = "deepseek4"
 SQRT_SOFTPLUS = 4
@@ -268,8 +266,12 @@ def main() -> None:
     parser.add_argument("--rest", choices=("q8_0", "bf16", "f32"), default="q8_0")
     parser.add_argument("--chat-template", type=Path, metavar="FILE")
     args = parser.parse_args()
-    template = args.chat_template.read_text(encoding="utf-8") if args.chat_template else ""
-    write_gguf(args.folder, args.out, Kind[args.rest.upper()], template)
+    try:
+        template = args.chat_template.read_text(encoding="utf-8") if args.chat_template else ""
+        write_gguf(args.folder, args.out, Kind[args.rest.upper()], template)
+    except (Dsv4Error, OSError) as error:
+        hint = getattr(error, "hint", None)
+        sys.exit(f"error: {error}" + (f"\nhint: {hint}" if hint else ""))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ whose failures are of a model's arithmetic. `dsv4 verify URL` has to find each.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from dsv4.evaluation.conformance.faults.fault import swapped
 from dsv4.model.state import Ring, State
 from dsv4.model.transformer import Output, Piece, Transformer
 
@@ -47,16 +47,6 @@ def _fault(number: int, title: str, probe: str) -> Callable[[Callable[[], Iterat
     return enter
 
 
-@contextlib.contextmanager
-def _swapped(owner: type, name: str, value: Any) -> Iterator[None]:
-    before = inspect.getattr_static(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
 @_fault(8, "a refused guess leaves its rows in the state", "speculation")
 def _refused_rows_kept() -> Iterator[None]:
     rewind, forward_many = State.rewind, Transformer.forward_many
@@ -76,7 +66,7 @@ def _refused_rows_kept() -> Iterator[None]:
                 ring.write_stored(start, rows)
         return outputs
 
-    with _swapped(State, "rewind", noting), _swapped(Transformer, "forward_many", keeping):
+    with swapped(State, "rewind", noting), swapped(Transformer, "forward_many", keeping):
         yield
 
 
@@ -103,7 +93,7 @@ def _padding_pooled() -> Iterator[None]:
                 last = other.read_stored(row.length - begun, row.length)
                 ring.write_stored(state.length - begun, last)
 
-    with _swapped(Transformer, "forward_many", padded):
+    with swapped(Transformer, "forward_many", padded):
         yield
 
 
@@ -117,7 +107,7 @@ def _hits_without(*names: str) -> AbstractContextManager[None]:
             if any(part in name for part in names):
                 ring.rows.zero_()
 
-    return _swapped(State, "resume", changed)
+    return swapped(State, "resume", changed)
 
 
 @_fault(17, "a cache hit restores no window", "cache")

@@ -2,8 +2,8 @@
 
     python recipes/nano_cpu.py runs/nano --corpora CORPORA
 
-trains the tokenizer, tokenises, pre-trains, tunes, has two specialists practise, and leaves the
-model that learned from them in runs/nano/distill/model.
+trains the tokenizer, tokenises, pre-trains, tunes, teaches to copy, has two specialists practise,
+and leaves the model that learned from them in runs/nano/distill/model.
 Texts for the held-out loss are looked for in a folder `eval` beside CORPORA. Interrupt it at any
 time; the same command goes on. A processor that does not multiply bfloat16 natively should add
 `--precision float32`.
@@ -33,6 +33,7 @@ SCALE = Scale(
         360, lr=3e-3, warmup=10, decay=1.0, floor=0.02, accumulate=2, mtp=(0.3, 0.3),
         dense=300 / 360, indexer_steps=60, indexer_lr=3e-3,
     ),
+    copy=Schedule(340, lr=3e-4, warmup=10, decay=0.3, floor=0.05, mtp=(0.0, 0.3)),
     batch_tokens=4096,
     lengths=(1024, 1024),
 )  # fmt: skip

@@ -28,6 +28,7 @@ SCALE = Scale(
         1000, lr=3e-3, warmup=10, decay=1.0, floor=0.02, mtp=(0.3, 0.3), dense=0.92,
         indexer_steps=60, indexer_lr=2e-3,
     ),
+    copy=Schedule(340, lr=3e-4, warmup=10, decay=0.3, floor=0.05, mtp=(0.0, 0.3)),
     batch_tokens=49152,
     lengths=(2048, 8192),
     device="cuda",

@@ -37,6 +37,17 @@ PROBLEMS = {
 }
 """Problems of each task that the pre-training mix holds at scale 1."""
 
+COPIED = {
+    "tool_call": 1000,
+    "tool_calls": 1650,
+    "tool_session": 1250,
+    "repeat": 9700,
+}
+"""Problems of each task that teach to copy; sessions of one earlier call, which make two of one
+prompt."""
+KEPT = 0.026
+"""How much of the rest of the tuning mix is read besides, so that it is not forgotten."""
+
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""
 FAR_TOKENS = 100_000
@@ -130,6 +141,26 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
     return (told, reading, *again, coffee, *own, *far(scale, longest))
 
 
+def copying(scale: float, longest: int) -> tuple[Source, ...]:
+    """Names and values never seen before, to be written exactly: four million tokens, a quarter
+    of them of what `tuning` has besides calls."""
+    calls = {*(f"task_{name}" for name in COPIED), "task_everyday_tool"}
+    kept = (source for source in tuning(scale, longest) if source.name not in calls)
+    own = tuple(
+        Source(
+            f"task_{name}",
+            f"tasks:{name}",
+            1,
+            OURS,
+            count=count,
+            seed=22,
+            ask=Ask(level=1) if name == "tool_session" else Ask(),
+        )
+        for name, count in COPIED.items()
+    )
+    return (*map(_little, kept), *own)
+
+
 def far(scale: float, longest: int) -> tuple[Source, ...]:
     """Facts and values to be found in texts of up to `longest` tokens."""
     return tuple(
@@ -160,6 +191,13 @@ def _texts(scale: float) -> tuple[Source, ...]:
 def _more(source: Source) -> Source:
     """A source of which the small mix holds a part only, four times as much of it."""
     return replace(source, keep=min(1.0, 4 * source.keep))
+
+
+def _little(source: Source) -> Source:
+    """`KEPT` of a source."""
+    if source.count:
+        return replace(source, count=max(1, round(KEPT * source.count)), seed=source.seed + 10)
+    return _again(source, KEPT)
 
 
 def _again(source: Source, share: float) -> Source:

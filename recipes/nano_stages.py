@@ -4,9 +4,10 @@
     tune       conversations, thinking, tool calls, texts: of conversations only what the
                assistant says; weights are already rounded as the released formats round them;
                the rate falls to nothing and the indexers learn what to read
-    reason     from tune, a specialist: sums and word problems, rewarded for right answers
-    tools      from tune, a specialist: calls of tools, and answers from what they give
-    distill    from tune, the model: it learns from both specialists and keeps the rest
+    copy       names and values never seen before, written exactly
+    reason     from copy, a specialist: sums and word problems, rewarded for right answers
+    tools      from copy, a specialist: calls of tools, and answers from what they give
+    distill    from copy, the model: it learns from both specialists and keeps the rest
 
 Each leaves a model in the released layout in OUT/STAGE/model, which can be served and measured.
 Every stage resumes where it stopped and is skipped when it is finished. The specialists do not
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_mix import HELDOUT, pretraining, tuning
+from nano_mix import HELDOUT, copying, pretraining, tuning
 from nano_practice import DISTILL, REASON, TOOLS, Practice, distil, specialise
 
 from dsv4 import checkpoint
@@ -33,11 +34,15 @@ from dsv4.config import ModelConfig
 from dsv4.data.shards import build_shards, digest
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.training import Schedule, TrainConfig, train
+from dsv4.training.policy import OPTIMIZER
 from dsv4.training.pretrain import Trained
 from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
-STAGES = ("pretrain", "tune", "reason", "tools", "distill")
+STAGES = ("pretrain", "tune", "copy", "reason", "tools", "distill")
+
+COPY_LENGTH, COPY_TOKENS = 1024, 8192
+"""Longest row and positions of a step of the copies, small enough for a processor core."""
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
 """How the model answers unless asked otherwise: a small one rambles at temperature 1."""
@@ -46,13 +51,14 @@ ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens
 @dataclass(frozen=True)
 class Scale:
     """Sizes of a run. text: how much the mix is enlarged (`nano_mix`). batch_tokens, lengths
-    (longest rows), device, checkpoint_every (steps): of the two stages that read the mix; the
-    others run on the CPU."""
+    (longest rows): of the first two stages. device, checkpoint_every (steps): of all that read a
+    mix; the others run on the CPU."""
 
     model: ModelConfig
     text: float
     pretrain: Schedule
     tune: Schedule
+    copy: Schedule
     batch_tokens: int
     lengths: tuple[int, int]
     reason: Practice = REASON
@@ -89,12 +95,14 @@ def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
         return train(_texts(scale, args), report=_line, status=print)
     if name == "tune":
         return fine_tune(prepare(_conversations(scale, args), print), report=_line, status=print)
-    tuned, out = args.out / "tune" / "model", args.out / name
+    if name == "copy":
+        return fine_tune(prepare(_copies(scale, args), print), report=_line, status=print)
+    copied, out = args.out / "copy" / "model", args.out / name
     specialists = {"reason": scale.reason, "tools": scale.tools}
     if name in specialists:
-        return specialise(specialists[name], tuned, out, _line, args.max_minutes)
+        return specialise(specialists[name], copied, out, _line, args.max_minutes)
     models = {args.out / own / "model": practice for own, practice in specialists.items()}
-    return distil(scale.distill, tuned, models, out, _line, args.max_minutes)
+    return distil(scale.distill, copied, models, out, _line, args.max_minutes)
 
 
 def _texts(scale: Scale, args: argparse.Namespace) -> TrainConfig:
@@ -124,6 +132,23 @@ def _conversations(scale: Scale, args: argparse.Namespace) -> SftConfig:
         max_length=scale.lengths[1],
         epochs=None,
         **_common(scale, args),
+    )
+
+
+def _copies(scale: Scale, args: argparse.Namespace) -> SftConfig:
+    """AdamW with its usual epsilon, tables, indexers and selection biases left as they are: what
+    the model can do already is to suffer little."""
+    return SftConfig(
+        init=args.out / "tune" / "model",
+        sources=copying(scale.text, COPY_LENGTH),
+        out=args.out / "copy",
+        schedule=scale.copy,
+        max_length=COPY_LENGTH,
+        epochs=None,
+        seed=1,
+        optimizer=OPTIMIZER,
+        frozen=("engram.embed", ".indexer."),
+        **_common(scale, args) | {"batch_tokens": COPY_TOKENS, "bias_speed": 0.0},
     )
 
 

@@ -73,6 +73,12 @@ def sft(
         int, typer.Option(help="Longest row; what is beyond it goes to the next one.", min=2)
     ] = 2048,
     optimizer: OptimizerName = "muon",
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave parameters with this in their name as they are; repeat.", metavar="PART"
+        ),
+    ] = None,
     quantise: Annotated[
         bool,
         typer.Option(help="Train with weights rounded as the released layout stores them."),
@@ -123,6 +129,7 @@ def sft(
                 matrices=cast(Any, choice("--optimizer", optimizer, OPTIMIZERS))
             ),
             quantise_from=0.0 if quantise else 1.0,
+            frozen=tuple(freeze or ()),
             batch_tokens=batch_tokens,
             max_length=max_length,
             seed=seed,

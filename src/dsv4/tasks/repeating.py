@@ -34,7 +34,14 @@ _ARRAY = (
     "Make a JSON array of these words: {text}",
     "{text}\n\nTurn this into a JSON array.",
 )
-"""Their words begin without the space in front of them, and are other tokens then."""
+_TAGGED = (
+    "Put each of these in a tag called {tag}: {text}",
+    "Each as a {tag} element: {text}",
+    "{text}\n\nWrite these as {tag} tags.",
+)
+_TAGS = ("item", "b", "li", "word", "name", "value", "p", "color", "city")
+"""In lines, arrays and tags words begin without the space in front of them, and are other tokens
+then; which ones is to be learned word by word."""
 
 _REAL = (*COMMON, *NAMES, *CITIES, *COLOURS, *FOODS, *THINGS)
 
@@ -44,26 +51,29 @@ def make(rng: Random, split: Split, ask: Ask) -> Problem:
     level = ask.level or rng.randint(1, 4)
     piece = rng.choice(_PIECES)
     pieces = [piece(rng, split) for _ in range(rng.randint(level, 3 * level))]
-    asked, given, text = _asked(rng, pieces)
+    question, given, text = _asked(rng, pieces)
     effort = pick_effort(rng, ask, off=0.8, high=0.1)
     reasoning = f"I say it again as it is: {len(pieces)} pieces."
     if effort == "max":
         reasoning = f"The user gives me this: {given}\n{reasoning}"
     check = Exact((text,), loose=False)
-    question = asked.format(text=given)
     return dialogue("repeat", question, text, check, effort=effort, reasoning=reasoning)
 
 
 def _asked(rng: Random, pieces: list[str]) -> tuple[str, str, str]:
-    """What is asked, of which text, and what is to be said."""
+    """The question, the text in it, and what is to be said."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.2:
         text = rng.choice(_FORMS)(pieces)
-        return rng.choice(_ASKED), text, text
+        return rng.choice(_ASKED).format(text=text), text, text
     given = ", ".join(pieces)
-    if kind < 0.75:
-        return rng.choice(_LINES), given, "\n".join(pieces)
-    return rng.choice(_ARRAY), given, json.dumps(pieces)
+    if kind < 0.4:
+        return rng.choice(_LINES).format(text=given), given, "\n".join(pieces)
+    if kind < 0.65:
+        return rng.choice(_ARRAY).format(text=given), given, json.dumps(pieces)
+    tag = rng.choice(_TAGS)
+    text = "\n".join(f"<{tag}>{piece}</{tag}>" for piece in pieces)
+    return rng.choice(_TAGGED).format(text=given, tag=tag), given, text
 
 
 def _invented(rng: Random, split: Split) -> str:
@@ -98,8 +108,8 @@ def _pair(rng: Random, split: Split) -> str:
 
 
 _PIECES: tuple[Callable[[Random, Split], str], ...] = (
-    _invented, _invented, _number, _code, _pair,
-    _real, _real,
+    _invented, _number, _code, _pair,
+    _real, _real, _real, _real, _real, _real, _real, _real,
 )  # fmt: skip
 
 _FORMS: tuple[Callable[[list[str]], str], ...] = (

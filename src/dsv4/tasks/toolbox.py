@@ -203,7 +203,7 @@ def _parameter(rng: Random, split: Split, slot: Slot, noun: str) -> str:
     """What a tool calls a parameter; in training now and then as no other tool does, so that names
     are learned to be looked up."""
     name = rng.choice(slot.names.split())
-    if split == "heldout" or rng.random() < 0.75:
+    if split == "heldout" or rng.random() < 0.9:
         return name
     other = invent(rng, 2)
     return rng.choice((f"{noun}_{name}", f"{name}_{other}", f"{other}{name.capitalize()}", other))

@@ -99,12 +99,12 @@ def choose_some(rng: Random, words: Sequence[str], split: Split, count: int) -> 
 
 
 def varied(rng: Random, words: Sequence[str], split: Split) -> str:
-    """One of `words` that belongs to the split; in training as often another word or one that does
+    """One of `words` that belongs to the split; in training mostly another word or one that does
     not exist: to be learned is how to copy what was said, not which words there are."""
-    if split == "heldout" or rng.random() < 0.5:
+    if split == "heldout" or rng.random() < 0.25:
         return choose(rng, words, split)
     while True:
-        word = rng.choice(_ANY) if rng.random() < 0.4 else invent(rng, rng.randint(1, 3))
+        word = rng.choice(_ANY) if rng.random() < 0.65 else invent(rng, rng.randint(1, 3))
         word = word.capitalize() if words[0][0].isupper() else word
         if belongs(word, split):
             return word

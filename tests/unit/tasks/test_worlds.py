@@ -104,7 +104,7 @@ def test_values_are_from_no_closed_list_in_training():
             for split in ("train", "heldout")
         }
         known = [value in words for value in said["train"]]
-        assert 0.3 < sum(known) / len(known) < 0.7
+        assert 0.1 < sum(known) / len(known) < 0.5
         assert {*said["heldout"]} <= {*words}
         assert not {*said["heldout"]} & {*said["train"]}
 
@@ -116,7 +116,7 @@ def test_names_of_parameters_are_from_no_closed_list_in_training():
         for split in ("train", "heldout")
     }
     assert {*named["heldout"]} <= usual
-    assert 0.15 < sum(name not in usual for name in named["train"]) / len(named["train"]) < 0.4
+    assert 0.05 < sum(name not in usual for name in named["train"]) / len(named["train"]) < 0.2
 
 
 def test_a_session_calls_before_it_calls():
@@ -142,6 +142,9 @@ def test_what_is_repeated_was_said():
         asked, said = problem.messages[-1].content, problem.reply.content
         if "JSON array" in asked:
             assert ", ".join(json.loads(said)) in asked
+        elif said.startswith("<"):
+            tag, *_ = re.findall(r"<(\w+)>", said)
+            assert ", ".join(re.findall(f"<{tag}>(.*)</{tag}>", said)) in asked and tag in asked
         else:
             assert said in asked or ", ".join(said.splitlines()) in asked
         other = type(problem.reply)(None, said.swapcase() + "x")

@@ -24,7 +24,7 @@ def beside(monkeypatch):
 def test_a_scale_is_a_consistent_run(name):
     scale = runpy.run_path(str(RECIPES / f"{name}.py"))["SCALE"]
     assert scale.model.engram is not None
-    for schedule in (scale.pretrain, scale.tune):
+    for schedule in (scale.pretrain, scale.tune, scale.copy):
         assert 0 < schedule.warmup < schedule.steps
     assert scale.tune.indexer_steps > 0
     assert all(scale.batch_tokens % length == 0 for length in scale.lengths)
@@ -38,7 +38,8 @@ def test_the_gpus_scale_is_the_preset():
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_sources_of_a_mix_have_shards_of_their_own_and_none_is_held_out(scale):
     mix = runpy.run_path(str(RECIPES / "nano_mix.py"))
-    for sources in (mix["pretraining"](scale), mix["tuning"](scale, 4096)):
+    tuned = mix["tuning"](scale, 4096)
+    for sources in (mix["pretraining"](scale), tuned, mix["copying"](scale, 1024)):
         names = [source.name for source in sources]
         assert len(set(names)) == len(names)
         assert all(source.licence and source.epochs > 0 for source in sources)

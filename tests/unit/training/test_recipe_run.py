@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.training.small import SMALL, read_log
+import torch
+from tests.unit.training.small import MEMORY, read_log
 
 from dsv4 import checkpoint
 from dsv4.chat import defaults
 from dsv4.data.corpora import Source
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.model.weights import weights
+from dsv4.numerics.quantized import QuantizedTensor
 from dsv4.tasks.checks import Grade
 from dsv4.training import Schedule
 
@@ -35,6 +38,7 @@ def stages(monkeypatch):
     module = importlib.import_module("nano_stages")
     monkeypatch.setattr(module, "pretraining", lambda scale: PROBLEMS)
     monkeypatch.setattr(module, "tuning", lambda scale, longest: PROBLEMS)
+    monkeypatch.setattr(module, "copying", lambda scale, longest: PROBLEMS)
     monkeypatch.setattr("dsv4.training.task_questions.grade_answer", rare)
     yield module
     for name in ("nano_mix", "nano_practice", "nano_stages"):
@@ -49,10 +53,11 @@ def scale(stages):
         return stages.Practice(tasks, schedule, prompts=2, group=2, context=1536, answers=8)
 
     return stages.Scale(
-        model=replace(SMALL, vocab_size=520, max_position_embeddings=4096),
+        model=replace(MEMORY, vocab_size=520, max_position_embeddings=4096),
         text=1.0,
         pretrain=Schedule(2, warmup=1, mtp=(0.0, 0.0), dense=1.0),
         tune=Schedule(2, warmup=1, dense=0.5, indexer_steps=1),
+        copy=Schedule(2, warmup=1),
         reason=practice("arithmetic:off"),
         tools=practice("tool_call:off"),
         distill=practice("arithmetic:off", "tool_call:off", "identity:off"),
@@ -67,6 +72,15 @@ def run(stages, monkeypatch, out, *options):
     stages.main(scale(stages), "A recipe.")
 
 
+def kept_of(folder):
+    """Engram tables and indexers of a model, as numbers."""
+    return {
+        name: value.dequantize() if isinstance(value, QuantizedTensor) else value
+        for name, value in weights(checkpoint.load(folder))
+        if "engram.embed" in name or ".indexer." in name
+    }
+
+
 def test_every_stage_leaves_a_model_and_is_done_once(stages, tmp_path, monkeypatch):
     run(stages, monkeypatch, tmp_path)
     stored = {}
@@ -78,6 +92,10 @@ def test_every_stage_leaves_a_model_and_is_done_once(stages, tmp_path, monkeypat
         assert model.config.vocab_size == Tokenizer.from_folder(folder).vocab_size
         assert not defaults.read_defaults(folder).thinking
     assert len({*stored.values()}) == len(stages.STAGES)  # each changed what it was given
+    tuned, copied = (kept_of(tmp_path / name / "model") for name in ("tune", "copy"))
+    assert len(copied) > 1
+    for name, value in copied.items():
+        assert torch.equal(value, tuned[name]), name
 
     def fail(*_):
         raise AssertionError("a finished stage began anew")
@@ -87,7 +105,7 @@ def test_every_stage_leaves_a_model_and_is_done_once(stages, tmp_path, monkeypat
 
 
 def test_a_stage_alone_is_the_same_stage_and_goes_on(stages, tmp_path, monkeypatch):
-    for name in ("pretrain", "tune", "tools"):
+    for name in ("pretrain", "tune", "copy", "tools"):
         run(stages, monkeypatch, tmp_path, "--stage", name)
     assert not (tmp_path / "reason").exists()
     with pytest.raises(SystemExit, match="reason: stopped after step 1"):

@@ -112,6 +112,22 @@ def test_loss_falls_and_a_cut_run_goes_on_exactly(folder, corpora, tmp_path):
         assert torch.equal(one, other), name
 
 
+def test_what_is_frozen_stays_and_the_rest_moves(folder, corpora, tmp_path):
+    frozen = ("embed", "layers.0.attn.")
+    before = dict(initial_model(checkpoint.read_config(folder), folder, 0).named_parameters())
+    for minutes in (0.0, None):  # the second run goes on
+        plan = settings(folder, corpora, tmp_path, frozen=frozen, max_minutes=minutes)
+        trained = fine_tune(prepare(plan))
+    assert trained.finished
+    for name, value in trained.model.named_parameters():
+        if any(part in name for part in frozen):
+            assert torch.equal(value, before[name]), name
+        elif name in ("head.weight", "layers.1.attn.wkv.weight"):
+            assert not torch.equal(value, before[name]), name
+    with pytest.raises(UsageError, match=r"no parameter has 'layer\.'"):
+        fine_tune(prepare(replace(plan, frozen=("layer.",))))
+
+
 def test_epochs_become_steps(folder, corpora, tmp_path):
     plan = settings(folder, corpora, tmp_path, epochs=2.0)
     prepared = prepare(plan)

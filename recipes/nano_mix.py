@@ -38,10 +38,10 @@ PROBLEMS = {
 """Problems of each task that the pre-training mix holds at scale 1."""
 
 COPIED = {
-    "tool_call": 1000,
-    "tool_calls": 1650,
-    "tool_session": 1250,
-    "repeat": 9700,
+    "tool_call": 1100,
+    "tool_calls": 1700,
+    "tool_session": 1200,
+    "repeat": 8500,
 }
 """Problems of each task that teach to copy; sessions of one earlier call, which make two of one
 prompt."""
@@ -144,7 +144,7 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
 def copying(scale: float, longest: int) -> tuple[Source, ...]:
     """Names and values never seen before, to be written exactly: four million tokens, a quarter
     of them of what `tuning` has besides calls."""
-    calls = {*(f"task_{name}" for name in COPIED), "task_everyday_tool"}
+    calls = {f"task_{name}" for name in COPIED}
     kept = (source for source in tuning(scale, longest) if source.name not in calls)
     own = tuple(
         Source(

@@ -4,14 +4,16 @@
     tune       conversations, thinking, tool calls, texts: of conversations only what the
                assistant says; weights are already rounded as the released formats round them;
                the rate falls to nothing and the indexers learn what to read
-    copy       names and values never seen before, written exactly
+    copy-1     from tune: names and values never seen before, to be written exactly
+    copy-2     the same in another order
+    copy       from the mean of both: the same, and the rate falls to nothing
     reason     from copy, a specialist: sums and word problems, rewarded for right answers
     tools      from copy, a specialist: calls of tools, and answers from what they give
     distill    from copy, the model: it learns from both specialists and keeps the rest
 
 Each leaves a model in the released layout in OUT/STAGE/model, which can be served and measured.
-Every stage resumes where it stopped and is skipped when it is finished. The specialists do not
-need each other: `--stage` has them trained side by side.
+Every stage resumes where it stopped and is skipped when it is finished. copy-1 and copy-2 do not
+need each other, nor do the specialists: `--stage` has them trained side by side.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from nano_mix import HELDOUT, copying, pretraining, tuning
 from nano_practice import DISTILL, REASON, TOOLS, Practice, distil, specialise
 
@@ -39,7 +42,8 @@ from dsv4.training.pretrain import Trained
 from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
-STAGES = ("pretrain", "tune", "copy", "reason", "tools", "distill")
+COPIES = ("copy-1", "copy-2")
+STAGES = ("pretrain", "tune", *COPIES, "copy", "reason", "tools", "distill")
 
 COPY_LENGTH, COPY_TOKENS = 1024, 8192
 """Longest row and positions of a step of the copies, small enough for a processor core."""
@@ -58,6 +62,7 @@ class Scale:
     text: float
     pretrain: Schedule
     tune: Schedule
+    copies: Schedule
     copy: Schedule
     batch_tokens: int
     lengths: tuple[int, int]
@@ -95,8 +100,12 @@ def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
         return train(_texts(scale, args), report=_line, status=print)
     if name == "tune":
         return fine_tune(prepare(_conversations(scale, args), print), report=_line, status=print)
+    if name in COPIES:
+        return _copy(name, scale, args)
     if name == "copy":
-        return fine_tune(prepare(_copies(scale, args), print), report=_line, status=print)
+        start = _mean([_copy(one, scale, args) for one in COPIES], args)
+        config = replace(_copies(name, scale, args), init=start, schedule=scale.copy)
+        return fine_tune(prepare(config, print), report=_line, status=print)
     copied, out = args.out / "copy" / "model", args.out / name
     specialists = {"reason": scale.reason, "tools": scale.tools}
     if name in specialists:
@@ -135,21 +144,41 @@ def _conversations(scale: Scale, args: argparse.Namespace) -> SftConfig:
     )
 
 
-def _copies(scale: Scale, args: argparse.Namespace) -> SftConfig:
+def _copy(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
+    """A stage that copies are made of. One that is finished is read and gone on from."""
+    return fine_tune(prepare(_copies(name, scale, args), print), report=_line, status=print)
+
+
+def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
     """AdamW with its usual epsilon, tables, indexers and selection biases left as they are: what
     the model can do already is to suffer little."""
     return SftConfig(
         init=args.out / "tune" / "model",
         sources=copying(scale.text, COPY_LENGTH),
-        out=args.out / "copy",
-        schedule=scale.copy,
+        out=args.out / name,
+        schedule=scale.copies,
         max_length=COPY_LENGTH,
         epochs=None,
-        seed=1,
+        seed=STAGES.index(name),
         optimizer=OPTIMIZER,
         frozen=("engram.embed", ".indexer."),
         **_common(scale, args) | {"batch_tokens": COPY_TOKENS, "bias_speed": 0.0},
     )
+
+
+def _mean(runs: list[Trained], args: argparse.Namespace) -> Path:
+    """A folder with the mean of the weights of runs that began with the same ones (model soups,
+    Wortsman et al. 2022)."""
+    if not all(run.finished for run in runs):
+        raise SystemExit(f"copy: {' and '.join(COPIES)} have to be finished first")
+    weights = [dict(run.model.named_parameters()) for run in runs]
+    with torch.no_grad():
+        for name, parameter in weights[0].items():
+            parameter.copy_(torch.stack([own[name].detach() for own in weights]).mean(0))
+    folder = args.out / "copy" / "mean"
+    checkpoint.export_released(runs[0].model, folder, overwrite=True)
+    shutil.copyfile(args.out / "pretrain" / "tokenizer.json", folder / "tokenizer.json")
+    return folder
 
 
 def _common(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:

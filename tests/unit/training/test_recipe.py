@@ -24,7 +24,7 @@ def beside(monkeypatch):
 def test_a_scale_is_a_consistent_run(name):
     scale = runpy.run_path(str(RECIPES / f"{name}.py"))["SCALE"]
     assert scale.model.engram is not None
-    for schedule in (scale.pretrain, scale.tune, scale.copy):
+    for schedule in (scale.pretrain, scale.tune, scale.copies, scale.copy):
         assert 0 < schedule.warmup < schedule.steps
     assert scale.tune.indexer_steps > 0
     assert all(scale.batch_tokens % length == 0 for length in scale.lengths)

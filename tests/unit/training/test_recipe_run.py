@@ -4,10 +4,11 @@ import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.unit.training.small import MEMORY, read_log
+from tests.unit.training.small import MEMORY, new_model, read_log
 
 from dsv4 import checkpoint
 from dsv4.chat import defaults
@@ -17,6 +18,7 @@ from dsv4.model.weights import weights
 from dsv4.numerics.quantized import QuantizedTensor
 from dsv4.tasks.checks import Grade
 from dsv4.training import Schedule
+from dsv4.training.pretrain import Trained
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 PROBLEMS = (
@@ -57,6 +59,7 @@ def scale(stages):
         text=1.0,
         pretrain=Schedule(2, warmup=1, mtp=(0.0, 0.0), dense=1.0),
         tune=Schedule(2, warmup=1, dense=0.5, indexer_steps=1),
+        copies=Schedule(2, warmup=1),
         copy=Schedule(2, warmup=1),
         reason=practice("arithmetic:off"),
         tools=practice("tool_call:off"),
@@ -105,7 +108,7 @@ def test_every_stage_leaves_a_model_and_is_done_once(stages, tmp_path, monkeypat
 
 
 def test_a_stage_alone_is_the_same_stage_and_goes_on(stages, tmp_path, monkeypatch):
-    for name in ("pretrain", "tune", "copy", "tools"):
+    for name in ("pretrain", "tune", "copy-2", "copy-1", "copy", "tools"):
         run(stages, monkeypatch, tmp_path, "--stage", name)
     assert not (tmp_path / "reason").exists()
     with pytest.raises(SystemExit, match="reason: stopped after step 1"):
@@ -114,3 +117,16 @@ def test_a_stage_alone_is_the_same_stage_and_goes_on(stages, tmp_path, monkeypat
     run(stages, monkeypatch, tmp_path)
     assert [record["step"] for record in read_log(tmp_path / "reason")] == [1, 2]
     assert (tmp_path / "distill" / "model" / "config.json").is_file()
+
+
+def test_the_last_copy_begins_with_the_mean_of_the_others(stages, tmp_path):
+    models = [new_model(MEMORY, seed) for seed in (1, 2)]
+    mean = torch.stack([model.embed.weight.detach() for model in models]).mean(0)
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "tokenizer.json").write_text("{}")
+    args = SimpleNamespace(out=tmp_path)
+    folder = stages._mean([Trained(model, 2, True) for model in models], args)
+    stored = checkpoint.load(folder).embed.weight.float()
+    assert torch.allclose(stored, mean, rtol=2**-8, atol=0)  # in bfloat16
+    with pytest.raises(SystemExit, match="copy-1 and copy-2 have to be finished"):
+        stages._mean([Trained(models[0], 1, False)], args)

@@ -17,9 +17,7 @@ COUNTS = (1, 2, 15, 63, 64, 65, 127, 128, 129, 640, 1000)
 SHAPES = [(512, 64), (128, 64), (128, 32), (96, 64), (72, 8), (40, 0), (320, 32), (576, 64)]
 
 
-@pytest.fixture(params=native.instruction_sets(), autouse=True)
-def _isa(request: pytest.FixtureRequest) -> None:
-    assert native.use_instruction_set(request.param)
+pytestmark = pytest.mark.usefixtures("instruction_set")
 
 
 def stored(x: Tensor, rotated: int) -> Tensor:

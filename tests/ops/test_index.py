@@ -13,9 +13,7 @@ if native is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
 
-@pytest.fixture(params=native.instruction_sets(), autouse=True)
-def _isa(request: pytest.FixtureRequest) -> None:
-    assert native.use_instruction_set(request.param)
+pytestmark = pytest.mark.usefixtures("instruction_set")
 
 
 def keys_of(codes: Tensor, scales: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ if native is None:
 KV_SHAPES = [(512, 64), (128, 64), (96, 32), (72, 8), (200, 64), (24, 16), (64, 64), (40, 0)]
 
 
-@pytest.fixture(params=native.instruction_sets(), autouse=True)
-def _isa(request: pytest.FixtureRequest) -> None:
-    assert native.use_instruction_set(request.param)
+pytestmark = pytest.mark.usefixtures("instruction_set")
 
 
 def kv_stride(width: int, rotated: int) -> int:

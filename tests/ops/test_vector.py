@@ -14,9 +14,7 @@ if native is None:
 SIZES = (1, 3, 4, 7, 8, 15, 16, 17, 63, 64, 100, 512, 4099)
 
 
-@pytest.fixture(params=native.instruction_sets(), autouse=True)
-def _isa(request: pytest.FixtureRequest) -> None:
-    assert native.use_instruction_set(request.param)
+pytestmark = pytest.mark.usefixtures("instruction_set")
 
 
 def close(out: Tensor, expected: Tensor, tolerance: float = 5e-7) -> bool:

@@ -45,8 +45,9 @@ COPIED = {
 }
 """Problems of each task that teach to copy; sessions of one earlier call, which make two of one
 prompt."""
-KEPT = 0.026
-"""How much of the rest of the tuning mix is read besides, so that it is not forgotten."""
+KEPT = 0.156
+"""How much of the rest of the tuning mix is read besides, so that it is not forgotten: a share of
+that of scale 1."""
 
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""
@@ -142,8 +143,8 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
 
 
 def copying(scale: float, longest: int) -> tuple[Source, ...]:
-    """Names and values never seen before, to be written exactly: four million tokens, a quarter
-    of them of what `tuning` has besides calls."""
+    """Names and values never seen before, to be written exactly, and some of what `tuning` has
+    besides calls: about as much at every scale, as the stages are as long at every one."""
     calls = {f"task_{name}" for name in COPIED}
     kept = (source for source in tuning(scale, longest) if source.name not in calls)
     own = tuple(
@@ -158,7 +159,7 @@ def copying(scale: float, longest: int) -> tuple[Source, ...]:
         )
         for name, count in COPIED.items()
     )
-    return (*map(_little, kept), *own)
+    return (*(_little(source, KEPT / scale) for source in kept), *own)
 
 
 def far(scale: float, longest: int) -> tuple[Source, ...]:
@@ -193,11 +194,11 @@ def _more(source: Source) -> Source:
     return replace(source, keep=min(1.0, 4 * source.keep))
 
 
-def _little(source: Source) -> Source:
-    """`KEPT` of a source."""
+def _little(source: Source, share: float) -> Source:
+    """A share of a source; of a task, other problems."""
     if source.count:
-        return replace(source, count=max(1, round(KEPT * source.count)), seed=source.seed + 10)
-    return _again(source, KEPT)
+        return replace(source, count=max(1, round(share * source.count)), seed=source.seed + 10)
+    return _again(source, share)
 
 
 def _again(source: Source, share: float) -> Source:

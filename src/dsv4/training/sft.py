@@ -31,8 +31,7 @@ class SftConfig(RunConfig):
     init: folder of the model it starts from, with its tokenizer.json. sources, corpora: the mix,
     and the folder its files are in. epochs: passes over the mix; the schedule's `steps` are taken
     from it. None: the schedule says. frozen: parts of names; parameters that have one of them in
-    theirs stay as they are, such as `engram.embed`, of whose rows a short run meets few, each once
-    or twice.
+    theirs stay as they are, such as `engram.embed`, of whose rows a short run meets few.
     heldout: sources for the validation loss, which is that of the learned tokens too.
     """
 

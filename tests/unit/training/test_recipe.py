@@ -47,6 +47,13 @@ def test_sources_of_a_mix_have_shards_of_their_own_and_none_is_held_out(scale):
         assert not {s.files for s in mix["HELDOUT"]} & {s.files for s in sources}
 
 
+def test_the_copies_read_as_much_of_the_rest_at_every_scale():
+    copying = runpy.run_path(str(RECIPES / "nano_mix.py"))["copying"]
+    small, large = ({s.name: s.count for s in copying(scale, 1024)} for scale in (1.0, 6.0))
+    for name in ("task_arithmetic", "task_infill", "task_repeat", "task_everyday_tool"):
+        assert small[name] == pytest.approx(large[name], abs=1)
+
+
 def test_arms_of_the_experiments_differ_from_their_partners():
     arms = runpy.run_path(str(RECIPES / "experiments.py"))["ARMS"]
     for name, arm in arms.items():

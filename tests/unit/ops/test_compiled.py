@@ -35,9 +35,14 @@ def close(ours, theirs, limit=0.02):
     assert error < limit, float(error)
 
 
-@pytest.mark.parametrize(("tokens", "ratio"), [(64, 0), (128, 4), (256, 4), (256, 128), (512, 0)])
-def test_attention_in_blocks_is_attention(tokens, ratio):
-    window = 32 if tokens == 64 else 128
+@pytest.mark.parametrize(
+    ("tokens", "ratio", "window"),
+    [
+        *((64, 0, 32), (128, 4, 128), (256, 4, 128), (256, 128, 128), (512, 0, 128)),
+        *((512, 0, 129), (512, 4, 130), (768, 128, 512), (256, 4, 512), (64, 4, 512), (384, 0, 1)),
+    ],
+)
+def test_attention_in_blocks_is_attention(tokens, ratio, window):
     q, kv = draw(2, tokens, 3, 16), draw(2, tokens, 16, seed=1)
     entries = draw(2, tokens // ratio, 16, seed=2) if ratio else None
     sink = draw(3, seed=3)

@@ -1,7 +1,8 @@
 """Attention in blocks of queries over whole sequences, compiled.
 
 Shapes: B rows, T positions, H heads, C head channels, N entries, L blocks of queries in a row,
-R = B L of them in all.
+R = B L of them in all, each with the S keys of its own block and of those before that its window
+reaches.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def attend(
     """Joint attention over window and entries in blocks of queries; see the reference."""
     T = q_BTHC.shape[1]
     block = min(T, _QUERY_BLOCK)
-    blocked = start == 0 and selected_BTK is None and T % block == 0 and window <= block
+    blocked = start == 0 and selected_BTK is None and T % block == 0
     if not blocked:
         return attention.attend(
             q_BTHC,
@@ -48,8 +49,9 @@ def attend(
             numerics=numerics,
         )
     B, L = len(q_BTHC), T // block
-    near, edge = _near_masks(B, L, block, window, q_BTHC.device)
-    keys = _with_block_before(window_BSC, block)
+    behind = min(-(-(window - 1) // block), L - 1)
+    near, edge = _near_masks(B, L, block, behind, window, q_BTHC.device)
+    keys = _with_blocks_before(window_BSC, block, behind)
     if entries_BNC is None or entries_BNC.shape[1] == 0:
         rows = q_BTHC.reshape(B * L, block, *q_BTHC.shape[2:])
         return compiling.compiled(_attend_window)(rows, keys, near, edge, sink_H).view_as(q_BTHC)
@@ -64,14 +66,14 @@ def attend(
 
 @functools.lru_cache(maxsize=64)
 def _near_masks(
-    B: int, L: int, block: int, window: int, device: torch.device
+    B: int, L: int, block: int, behind: int, window: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """0 or -inf: [block, 1, 2 block], which of the block before and its own a query sees;
-    [B L, 1, 1, 2 block], which of them there are (a row's first block has none before)."""
-    place = torch.arange(block, device=device)[:, None] + block
-    other = torch.arange(2 * block, device=device)
+    """0 or -inf: [block, 1, S], which keys of the `behind` blocks before and of its own a query
+    sees; [B L, 1, 1, S], which of them there are (a row begins with its first block)."""
+    place = torch.arange(block, device=device)[:, None] + behind * block
+    other = torch.arange((behind + 1) * block, device=device)
     unseen = (other > place) | (other <= place - window)
-    missing = (torch.arange(L, device=device) == 0)[:, None] & (other < block)
+    missing = torch.arange(L, device=device)[:, None] + other // block < behind
     near, edge = (
         torch.zeros(mask.shape, device=device).masked_fill_(mask, float("-inf"))
         for mask in (unseen, missing.repeat(B, 1))
@@ -87,18 +89,17 @@ def _far_mask(T: int, N: int, ratio: int, device: torch.device) -> Tensor:
     return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None]
 
 
-def _with_block_before(kv: Tensor, block: int) -> Tensor:
-    """The keys [B L, 2 block, C] of L query blocks: those of the block before and their own."""
+def _with_blocks_before(kv: Tensor, block: int, behind: int) -> Tensor:
+    """The keys [B L, S, C] of L query blocks: those of the `behind` blocks before and their own."""
     B, T, C = kv.shape
-    own = kv.view(B, T // block, block, C)
-    before = F.pad(own[:, :-1], (0, 0, 0, 0, 1, 0))
-    return torch.cat((before, own), 2).view(-1, 2 * block, C)
+    own = F.pad(kv, (0, 0, behind * block, 0)).view(B, T // block + behind, block, C)
+    return own.unfold(1, behind + 1, 1).permute(0, 1, 4, 2, 3).reshape(-1, (behind + 1) * block, C)
 
 
 def _window_scores(q: Tensor, keys: Tensor, near: Tensor, edge: Tensor) -> Tensor:
-    """Masked scores [R, block, H, 2 block] of R query blocks."""
+    """Masked scores [R, block, H, S] of R query blocks."""
     R, block, H, C = q.shape
-    scores = torch.bmm(q.reshape(R, block * H, C), keys.mT).view(R, block, H, 2 * block)
+    scores = torch.bmm(q.reshape(R, block * H, C), keys.mT).view(R, block, H, -1)
     return scores.float() * C**-0.5 + near + edge
 
 
@@ -108,7 +109,7 @@ def _attend_window(q: Tensor, keys: Tensor, near: Tensor, edge: Tensor, sink: Te
     peak = torch.maximum(z.amax(-1, keepdim=True), sink[:, None]).detach()
     p = torch.exp(z - peak)
     p = p * (p.sum(-1, keepdim=True) + torch.exp(sink[:, None] - peak)).reciprocal()
-    return torch.bmm(p.to(torch.bfloat16).view(R, block * H, 2 * block), keys).view(R, block, H, C)
+    return torch.bmm(p.to(torch.bfloat16).view(R, block * H, -1), keys).view(R, block, H, C)
 
 
 def _attend_entries(
@@ -120,18 +121,18 @@ def _attend_entries(
     far_mask: Tensor,
     sink: Tensor,
 ) -> Tensor:
-    (B, T, H, C), (R, two_blocks, _) = q.shape, keys.shape
-    block, N = two_blocks // 2, entries.shape[1]
+    (B, T, H, C), (R, S, _) = q.shape, keys.shape
+    block, N = B * T // R, entries.shape[1]
     z = _window_scores(q.reshape(R, block, H, C), keys, near_mask, edge_mask)
     far = torch.bmm(q.reshape(B, T * H, C), entries.mT).view(B, T, H, N).float() * C**-0.5
     far = far + far_mask
-    z = z.view(B, T, H, two_blocks)
+    z = z.view(B, T, H, S)
     peak = torch.maximum(z.amax(-1, keepdim=True), far.amax(-1, keepdim=True))
     peak = torch.maximum(peak, sink[:, None]).detach()
     p, far = torch.exp(z - peak), torch.exp(far - peak)
     total = p.sum(-1, keepdim=True) + far.sum(-1, keepdim=True) + torch.exp(sink[:, None] - peak)
     share = total.reciprocal()
-    p = (p * share).to(torch.bfloat16).view(R, block * H, two_blocks)
+    p = (p * share).to(torch.bfloat16).view(R, block * H, S)
     far = (far * share).to(torch.bfloat16).view(B, T * H, N)
     near = torch.bmm(p, keys).view(B, T, H, C)
     return near + torch.bmm(far, entries).view(B, T, H, C)

@@ -5,8 +5,7 @@
 Held-out problems with one and with two calls, the reference reply given (no thinking): the share of
 names of parameters, and of values, all of whose tokens are the most likely ones, by the tokens
 between them and where they stand, names in the definitions of the tools, values in the request.
-Values that stand nowhere in the same form (true, numbers in words) are left out. Written to find
-out why arguments were wrong: with a window of 128 tokens almost only those from further back were.
+Values that stand nowhere in the same form (lists) are left out.
 """
 
 from __future__ import annotations

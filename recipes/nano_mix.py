@@ -38,14 +38,14 @@ PROBLEMS = {
 """Problems of each task that the pre-training mix holds at scale 1."""
 
 COPIED = {
-    "tool_call": 1100,
-    "tool_calls": 1700,
-    "tool_session": 1200,
-    "repeat": 8500,
+    "tool_call": 1500,
+    "tool_calls": 2500,
+    "tool_session": 1500,
+    "repeat": 5000,
 }
-"""Problems of each task that teach to copy; sessions of one earlier call, which make two of one
-prompt."""
-KEPT = 0.156
+"""Problems of each task that teach to copy; sessions of two earlier calls, so that one prompt has
+three and more of its tokens are learned."""
+KEPT = 0.2
 """How much of the rest of the tuning mix is read besides, so that it is not forgotten: a share of
 that of scale 1."""
 
@@ -155,7 +155,7 @@ def copying(scale: float, longest: int) -> tuple[Source, ...]:
             OURS,
             count=count,
             seed=22,
-            ask=Ask(level=1) if name == "tool_session" else Ask(),
+            ask=Ask(level=2) if name == "tool_session" else Ask(),
         )
         for name, count in COPIED.items()
     )

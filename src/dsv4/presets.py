@@ -75,6 +75,8 @@ def _tiny() -> ModelConfig:
 def _nano() -> ModelConfig:
     """The bundled model's: every part of V4 and an Engram in 30 MB.
 
+    The window is four times V4's, so that the definitions of a few tools lie within it: what a
+    model of this size is to repeat exactly, it has to see itself, not an entry of it.
     Training fits `compressed_vocab_size` to the tokenizer.
     """
     return ModelConfig(
@@ -96,6 +98,7 @@ def _nano() -> ModelConfig:
         routed_scaling_factor=1.5,
         compress_ratios=(SWA, SWA, *(CSA, HCA) * 3, SWA),
         num_hash_layers=3,
+        sliding_window=512,
         engram=EngramConfig((1,), 3, 4, 32, 16384, 8192),
         max_position_embeddings=1048576,
     )

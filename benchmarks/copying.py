@@ -4,8 +4,9 @@
 
 Held-out problems with one and with two calls, the reference reply given (no thinking): the share of
 names of parameters, and of values, all of whose tokens are the most likely ones, by the tokens
-between them and where they stand, names in the definitions of the tools, values in the request.
-Values that stand nowhere in the same form (lists) are left out.
+between them and where the same characters stand before the reply: names first (the definitions of
+the tools), values last (the request; a number may be found in a longer one). What stands nowhere in
+the same form, as lists do, is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.tasks.problem import Ask, Problem
 from dsv4.tasks.registry import problems
 
-BOUNDS = (50, 100, 128, 150, 200, 250, 300, 400, 1000)
+BOUNDS = (50, 100, 128, 150, 200, 250, 300, 400, 10_000)
 """Distances, in tokens, that end a column."""
 
 PARAMETER = re.compile(r'parameter name="([^"]+)" string="(?:true|false)">(.*?)</', re.DOTALL)

@@ -75,8 +75,8 @@ def _tiny() -> ModelConfig:
 def _nano() -> ModelConfig:
     """The bundled model's: every part of V4 and an Engram in 30 MB.
 
-    The window is four times V4's, so that the definitions of a few tools lie within it: what a
-    model of this size is to repeat exactly, it has to see itself, not an entry of it.
+    The window is four times V4's, so that the definitions of a few tools lie within it: with
+    V4's, values from further back were hardly ever copied (benchmarks/copying.py).
     Training fits `compressed_vocab_size` to the tokenizer.
     """
     return ModelConfig(

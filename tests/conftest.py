@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,14 @@ def _seed(request: pytest.FixtureRequest) -> Iterator[None]:
 
         torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
     yield
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """A test that leaves a handler of its own behind fails itself, and not the next one that is
+    interrupted."""
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def byte_vocabulary() -> dict[str, Any]:

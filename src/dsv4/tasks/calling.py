@@ -107,7 +107,7 @@ def make_session(rng: Random, split: Split, ask: Ask) -> Problem:
     arguments = draw_arguments(rng, split, chosen)
     call = ToolCall(chosen.name, json_text(arguments))
     messages.append(Message("user", request(rng, chosen, arguments)))
-    reply = Reply(_thought([(chosen, arguments)], tools, effort), "", (call,))
+    reply = Reply(_thought([chosen], tools, effort), "", (call,))
     check = Calls((call,))
     return _problem("tool_session", rng, tuple(messages), reply, check, effort, tools)
 
@@ -121,7 +121,7 @@ def _used(
     arguments = draw_arguments(rng, split, tool)
     result, answer, wanted = _result(rng, split, tool)
     call = ToolCall(tool.name, json_text(arguments), f"call_{number:02}")
-    thought = None if effort == "off" else _thought([(tool, arguments)], tools, effort)
+    thought = None if effort == "off" else _thought([tool], tools, effort)
     messages = (
         Message("user", request(rng, tool, arguments)),
         Message("assistant", "", thought, (call,)),
@@ -180,8 +180,8 @@ def _calling(
     wanted: Sequence[tuple[Tool, Mapping[str, Any]]],
 ) -> Problem:
     calls = tuple(ToolCall(tool.name, json_text(arguments)) for tool, arguments in wanted)
-    effort = pick_effort(rng, ask)
-    reply = Reply(_thought(wanted, tools, effort), "", calls)
+    effort = pick_effort(rng, ask, off=1 / 3, high=1 / 3)
+    reply = Reply(_thought([tool for tool, _ in wanted], tools, effort), "", calls)
     return _problem(name, rng, (Message("user", said),), reply, Calls(calls), effort, tools)
 
 
@@ -202,26 +202,13 @@ def _problem(
     return Problem(name, (*before, *messages), reply, check, effort, shown)
 
 
-def _thought(
-    wanted: Sequence[tuple[Tool, Mapping[str, Any]]], tools: list[Tool], effort: Effort
-) -> str:
-    """Which tool and which values, in a few words."""
-    parts = []
-    for tool, arguments in wanted:
-        values = ", ".join(f"{key} is {_shown(value)}" for key, value in arguments.items())
-        parts.append(f"The user wants to {tool.verb} {article(tool.noun)}: {tool.name}. {values}.")
-    thought = " ".join(parts)
-    if effort == "max":
-        needed = " ".join(
-            f"{tool.name} needs {', '.join(list(tool.slots)[: tool.required])}."
-            for tool, _ in wanted
-        )
-        thought = f"The tools are {_names(tools)}. {thought} Check: {needed} All of that is given."
-    return thought
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _thought(wanted: Sequence[Tool], tools: list[Tool], effort: Effort) -> str:
+    """Which tool for what. Names and values of arguments are not written here: what is written
+    twice by a small model is wrong twice as often."""
+    thought = " ".join(
+        f"The user wants to {tool.verb} {article(tool.noun)}: {tool.name}." for tool in wanted
+    )
+    return f"The tools are {_names(tools)}. {thought}" if effort == "max" else thought
 
 
 def _names(tools: list[Tool]) -> str:

@@ -233,10 +233,9 @@ def make(rng: Random, split: Split, ask: Ask) -> Problem:
     values = tool.draw(rng, split)
     said = rng.choice(tool.asked).format(**values)
     effort = pick_effort(rng, ask)
-    given = ", ".join(f"{key} is {value}" for key, value in values.items())
-    thought = f"{tool.about[:-1]}: {name}. {given}."
+    thought = f"{tool.about[:-1]}: {name}."
     if effort == "max":
-        thought += f" Check: {name} needs {', '.join(values)}. All of that is given."
+        thought = f"The tools are {', '.join(one['name'] for one in functions)}. {thought}"
     call = ToolCall(name, json_text(values))
     messages: tuple[Message, ...] = (Message("user", said),)
     reply = Reply(thought, "", (call,))

@@ -6,7 +6,7 @@ hash, so that evaluation meets names that no training problem had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -95,7 +95,10 @@ def _code(rng: Random, split: Split) -> str:
 
 def _mail(rng: Random, split: Split) -> str:
     host = rng.choice(("example.com", "example.org", "mail.example"))
-    return f"{varied(rng, NAMES, split).lower()}{rng.choice(('', rng.randint(1, 99)))}@{host}"
+    who = varied(rng, NAMES, split).lower()
+    if split == "train" and rng.random() < 0.4:
+        who += rng.choice(("", ".", "-", "_")) + varied(rng, NAMES, split).lower()
+    return f"{who}{rng.choice(('', rng.randint(1, 99)))}@{host}"
 
 
 def _text(rng: Random, split: Split) -> str:
@@ -184,26 +187,36 @@ def draw_tools(rng: Random, split: Split, count: int) -> list[Tool]:
         verb, noun = rng.choice(_VERBS), rng.choice(_NOUNS)
         known = {word for tool in tools for word in (tool.verb, tool.noun)}
         if belongs(f"{verb}_{noun}", split) and not {verb, noun} & known and verb != noun:
-            tools.append(_tool(rng, split, verb, noun))
+            tools.append(_tool(rng, split, verb, noun, tools))
     return tools
 
 
-def _tool(rng: Random, split: Split, verb: str, noun: str) -> Tool:
+def _tool(rng: Random, split: Split, verb: str, noun: str, others: Sequence[Tool]) -> Tool:
     style = rng.random()
     name = f"{verb}_{noun}"
     if style > 0.85:
         name = f"{verb}{noun.capitalize()}"
     drawn = rng.sample(_SLOTS, rng.randint(1, 4))
+    if split == "train" and others and rng.random() < 0.35:
+        drawn = _alike(rng, drawn, rng.choice(others))
     slots = {_parameter(rng, split, slot, noun): slot for slot in drawn}
     about = rng.choice(_ABOUT).format(verb=verb, Verb=verb.capitalize(), a_noun=article(noun))
     return Tool(name, about, verb, noun, slots, rng.randint(1, len(slots)))
+
+
+def _alike(rng: Random, drawn: list[Slot], other: Tool) -> list[Slot]:
+    """As many kinds of parameters, those of another tool first: only the schema tells then which
+    of the two tools calls them what."""
+    shared = rng.sample(list(other.slots.values()), len(other.slots))
+    alike = list(dict.fromkeys([*shared, *drawn]))[: max(len(drawn), 2)]
+    return rng.sample(alike, len(alike))
 
 
 def _parameter(rng: Random, split: Split, slot: Slot, noun: str) -> str:
     """What a tool calls a parameter; in training now and then as no other tool does, so that names
     are learned to be looked up."""
     name = rng.choice(slot.names.split())
-    if split == "heldout" or rng.random() < 0.9:
+    if split == "heldout" or rng.random() < 0.85:
         return name
     other = invent(rng, 2)
     return rng.choice((f"{noun}_{name}", f"{name}_{other}", f"{other}{name.capitalize()}", other))

@@ -9,7 +9,7 @@ import pytest
 from dsv4.tasks import infill, toolbox
 from dsv4.tasks.introduction import TOPICS
 from dsv4.tasks.pleasantries import PLEASANTRIES
-from dsv4.tasks.problem import Ask
+from dsv4.tasks.problem import Ask, Split
 from dsv4.tasks.registry import problems
 from dsv4.tasks.words import CITIES, COLOURS, NAMES, PLACES, THINGS
 
@@ -116,7 +116,31 @@ def test_names_of_parameters_are_from_no_closed_list_in_training():
         for split in ("train", "heldout")
     }
     assert {*named["heldout"]} <= usual
-    assert 0.05 < sum(name not in usual for name in named["train"]) / len(named["train"]) < 0.2
+    assert 0.1 < sum(name not in usual for name in named["train"]) / len(named["train"]) < 0.2
+
+
+def test_tools_in_training_often_take_the_same_kinds_of_parameters():
+    def alike(split: Split) -> float:
+        pairs = 0
+        for i in range(400):
+            one, two = toolbox.draw_tools(Random(i), split, 2)
+            pairs += {*one.slots.values()} <= {*two.slots.values()}
+        return pairs / 400
+
+    assert alike("train") > 2 * alike("heldout")
+
+
+@pytest.mark.parametrize("task", ["tool_call", "tool_calls", "tool_session"])
+def test_thinking_names_the_tools_of_the_calls_in_their_order(task: str) -> None:
+    for effort in ("high", "max"):
+        for problem in problems(task, 30, ask=Ask(effort=effort)):
+            *_, last = problem.reply.reasoning.partition("The user wants")
+            named = re.findall(r": (\w+)\.", last)
+            assert named == [call.name for call in problem.reply.tool_calls]
+            known = [tool["name"] for tool in problem.tools]
+            assert problem.reply.reasoning.startswith(f"The tools are {', '.join(known)}. ") == (
+                effort == "max"
+            )
 
 
 def test_a_session_calls_before_it_calls():

@@ -39,8 +39,9 @@ def _seed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _ctrl_c() -> Iterator[None]:
-    """A test that leaves a handler of its own behind fails itself, and not the next one that is
-    interrupted."""
+    """Ctrl-C is Python's own before every test, also in a job that a script starts in the
+    background, which ignores it; one that leaves another handler behind fails itself."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -44,10 +44,10 @@ COPIED = {
     "everyday_tool": 700,
     "repeat": 6500,
 }
-"""Problems of each task that teach to copy: 3.5 million tokens, half of them pairs of calls."""
+"""Problems of each task that teach to copy: about 3.5 million tokens, half of them pairs of calls."""
 KEPT = 0.35
 """How much of the rest of the tuning mix is read besides, so that it is not forgotten: a share of
-that of scale 1. It makes two of five tokens."""
+that of scale 1. It makes about two of five tokens."""
 
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""

@@ -44,7 +44,7 @@ COPIED = {
     "everyday_tool": 700,
     "repeat": 6500,
 }
-"""Problems of each task that teach to copy: about 3.5 million tokens, half of them pairs of calls."""
+"""Problems of each task that teach to copy: about 3.5 million tokens, half of them in pairs."""
 KEPT = 0.35
 """How much of the rest of the tuning mix is read besides, so that it is not forgotten: a share of
 that of scale 1. It makes about two of five tokens."""

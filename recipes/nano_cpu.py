@@ -33,8 +33,8 @@ SCALE = Scale(
         360, lr=3e-3, warmup=10, decay=1.0, floor=0.02, accumulate=2, mtp=(0.3, 0.3),
         dense=300 / 360, indexer_steps=60, indexer_lr=3e-3,
     ),
-    copies=Schedule(400, lr=5e-4, warmup=10, decay=0.0, mtp=(0.0, 0.0)),
-    copy=Schedule(235, lr=5e-4, warmup=6, decay=0.6, floor=0.05, mtp=(0.0, 0.3)),
+    copies=Schedule(1200, lr=5e-4, warmup=10, decay=0.0, mtp=(0.0, 0.0)),
+    copy=Schedule(800, lr=5e-4, warmup=6, decay=0.6, floor=0.05, mtp=(0.0, 0.3)),
     batch_tokens=4096,
     lengths=(1024, 1024),
 )  # fmt: skip

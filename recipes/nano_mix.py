@@ -38,16 +38,17 @@ PROBLEMS = {
 """Problems of each task that the pre-training mix holds at scale 1."""
 
 COPIED = {
-    "tool_call": 1300,
-    "tool_calls": 2500,
-    "tool_session": 300,
-    "everyday_tool": 700,
-    "repeat": 6500,
+    "tool_call": 1800,
+    "tool_calls": 4700,
+    "tool_session": 700,
+    "everyday_tool": 1100,
+    "repeat": 12000,
 }
-"""Problems of each task that teach to copy: about 3.5 million tokens, half of them in pairs."""
-KEPT = 0.35
+"""Problems of each task that teach to copy: about 6 million tokens, half of them in replies of
+several calls."""
+KEPT = 0.7
 """How much of the rest of the tuning mix is read besides, so that it is not forgotten: a share of
-that of scale 1. It makes about two of five tokens."""
+that of scale 1. It makes more than two of five tokens."""
 
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""

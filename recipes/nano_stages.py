@@ -45,8 +45,10 @@ from dsv4.training.sft import SftConfig, fine_tune, prepare
 COPIES = ("copy-1", "copy-2")
 STAGES = ("pretrain", "tune", *COPIES, "copy", "reason", "tools", "distill")
 
-COPY_LENGTH, COPY_TOKENS = 1024, 8192
-"""Longest row and positions of a step of the copies, small enough for a processor core."""
+COPY_LENGTH, COPY_TOKENS = 2048, 8192
+"""Longest row (of runs that have such long ones) and positions of a step of the copies: small
+enough for a processor core, long enough for an order of coffee, whose later calls would otherwise
+be learned without its beginning."""
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
 """How the model answers unless asked otherwise: a small one rambles at temperature 1."""
@@ -152,12 +154,13 @@ def _copy(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
 def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
     """AdamW with its usual epsilon, tables, indexers and selection biases left as they are: what
     the model can do already is to suffer little."""
+    length = min(COPY_LENGTH, scale.lengths[1])
     return SftConfig(
         init=args.out / "tune" / "model",
-        sources=copying(scale.text, COPY_LENGTH),
+        sources=copying(scale.text, length),
         out=args.out / name,
         schedule=scale.copies,
-        max_length=COPY_LENGTH,
+        max_length=length,
         epochs=None,
         seed=STAGES.index(name),
         optimizer=OPTIMIZER,

@@ -58,13 +58,17 @@ def make_call(rng: Random, split: Split, ask: Ask) -> Problem:
 
 
 def make_calls(rng: Random, split: Split, ask: Ask) -> Problem:
-    """Two calls in one reply, of two tools or twice of one."""
+    """Two calls in one reply, of two tools or twice of one; in training half of the time three or
+    four, for more to learn from the same tools."""
     tools = draw_tools(rng, split, rng.randint(2, (ask.level or 2) + 1))
     chosen = rng.sample(tools, 2) if rng.random() < 0.7 else [rng.choice(tools)] * 2
+    if split == "train" and rng.random() < 0.5:
+        chosen += rng.choices(tools, k=rng.randint(1, 2))
     wanted = [(tool, draw_arguments(rng, split, tool)) for tool in chosen]
-    first, second = (request(rng, tool, arguments) for tool, arguments in wanted)
-    lower = second if second.startswith("I ") else second[0].lower() + second[1:]
-    said = rng.choice(_JOINS).format(a=first, b=second, c=lower)
+    said, *others = [request(rng, tool, arguments) for tool, arguments in wanted]
+    for other in others:
+        lower = other if other.startswith("I ") else other[0].lower() + other[1:]
+        said = rng.choice(_JOINS).format(a=said, b=other, c=lower)
     return _calling("tool_calls", rng, ask, tools, said, wanted)
 
 
@@ -217,7 +221,7 @@ def _names(tools: list[Tool]) -> str:
 
 TASKS = (
     Task("tool_call", "call the right one of several invented tools", make_call),
-    Task("tool_calls", "two tool calls in one reply", make_calls),
+    Task("tool_calls", "two tool calls in one reply (training: up to four)", make_calls),
     Task("tool_none", "tools are there, but none is needed", make_plain),
     Task("tool_result", "answer from the result of a tool", make_result),
     Task("tool_session", "call a tool after other calls in the same conversation", make_session),

@@ -8,7 +8,7 @@ from random import Random
 
 from dsv4.tasks.checks import Exact
 from dsv4.tasks.problem import Ask, Problem, Split, Task, belongs, dialogue, pick_effort
-from dsv4.tasks.words import CITIES, COLOURS, COMMON, FOODS, NAMES, THINGS, invent
+from dsv4.tasks.words import CITIES, COLOURS, COMMON, FOODS, NAMES, THINGS, invent, part
 
 _ASKED = (
     "Repeat this exactly: {text}",
@@ -84,9 +84,12 @@ def _invented(rng: Random, split: Split) -> str:
 
 
 def _real(rng: Random, split: Split) -> str:
-    """A real word. Held out here are others than in tasks that use words for something."""
+    """A real word, in training also letters of one. Held out here are others than in tasks that
+    use words for something."""
     while True:
         word = rng.choice(_REAL)
+        if split == "train" and rng.random() < 0.2:
+            word = part(rng)
         if belongs(f"repeat {word}", split):
             # names in small letters stand in e-mail addresses, and are other tokens again
             return word.lower() if split == "train" and rng.random() < 0.3 else word
@@ -105,7 +108,10 @@ def _code(rng: Random, split: Split) -> str:
 
 
 def _pair(rng: Random, split: Split) -> str:
-    return f"{rng.choice((*THINGS, *NAMES))} {_invented(rng, split)}"
+    word = rng.choice((*THINGS, *NAMES))
+    while split == "train" and not belongs(f"repeat {word}", split):
+        word = rng.choice((*THINGS, *NAMES))
+    return f"{word} {_invented(rng, split)}"
 
 
 _PIECES: tuple[Callable[[Random, Split], str], ...] = (

@@ -168,6 +168,8 @@ _SLOTS = (
          ("with {value}", "including {value}", "containing {value}"), _some(FOODS)),
 )  # fmt: skip
 
+_SWITCHES = tuple(slot for slot in _SLOTS if slot.kind == "boolean")
+
 _STARTS = (
     "{verb} {a_noun}", "Please {verb} {a_noun}", "Can you {verb} {a_noun}",
     "Could you {verb} {a_noun}", "I want to {verb} {a_noun}", "I need you to {verb} {a_noun}",
@@ -197,7 +199,10 @@ def _tool(rng: Random, split: Split, verb: str, noun: str, others: Sequence[Tool
     if style > 0.85:
         name = f"{verb}{noun.capitalize()}"
     drawn = rng.sample(_SLOTS, rng.randint(1, 4))
-    if split == "train" and others and rng.random() < 0.35:
+    if split == "train" and rng.random() < 0.15:
+        drawn = [*(slot for slot in drawn[:2] if slot not in _SWITCHES), *_SWITCHES]
+        rng.shuffle(drawn)
+    if split == "train" and others and rng.random() < 0.5:
         drawn = _alike(rng, drawn, rng.choice(others))
     slots = {_parameter(rng, split, slot, noun): slot for slot in drawn}
     about = rng.choice(_ABOUT).format(verb=verb, Verb=verb.capitalize(), a_noun=article(noun))

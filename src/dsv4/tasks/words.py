@@ -99,15 +99,26 @@ def choose_some(rng: Random, words: Sequence[str], split: Split, count: int) -> 
 
 
 def varied(rng: Random, words: Sequence[str], split: Split) -> str:
-    """One of `words` that belongs to the split; in training mostly another word or one that does
-    not exist: to be learned is how to copy what was said, not which words there are."""
+    """One of `words` that belongs to the split; in training mostly another word, a part of one or
+    one that does not exist: to be learned is how to copy what was said, not which words there
+    are."""
     if split == "heldout" or rng.random() < 0.25:
         return choose(rng, words, split)
     while True:
-        word = rng.choice(_ANY) if rng.random() < 0.65 else invent(rng, rng.randint(1, 3))
+        kind = rng.random()
+        word = rng.choice(_ANY) if kind < 0.45 else part(rng)
+        if kind > 0.75:
+            word = invent(rng, rng.randint(1, 3))
         word = word.capitalize() if words[0][0].isupper() else word
         if belongs(word, split):
             return word
+
+
+def part(rng: Random) -> str:
+    """Three to six letters of a word, such as "rarian": no word, but of the tokens of words."""
+    word, letters = rng.choice(_ANY), rng.randint(3, 6)
+    start = rng.randrange(max(1, len(word) - letters + 1))
+    return word[start : start + letters]
 
 
 def invent(rng: Random, syllables: int) -> str:

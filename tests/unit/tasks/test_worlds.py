@@ -6,12 +6,12 @@ from random import Random
 
 import pytest
 
-from dsv4.tasks import infill, toolbox
+from dsv4.tasks import infill, repeating, toolbox
 from dsv4.tasks.introduction import TOPICS
 from dsv4.tasks.pleasantries import PLEASANTRIES
-from dsv4.tasks.problem import Ask, Split
+from dsv4.tasks.problem import Ask, Split, belongs
 from dsv4.tasks.registry import problems
-from dsv4.tasks.words import CITIES, COLOURS, NAMES, PLACES, THINGS
+from dsv4.tasks.words import CITIES, COLOURS, NAMES, PLACES, THINGS, part
 
 
 def test_whereabouts_follow_from_the_moves():
@@ -141,6 +141,36 @@ def test_thinking_names_the_tools_of_the_calls_in_their_order(task: str) -> None
             assert problem.reply.reasoning.startswith(f"The tools are {', '.join(known)}. ") == (
                 effort == "max"
             )
+
+
+def test_replies_of_several_calls_have_two_but_up_to_four_in_training():
+    for split, numbers in (("train", {2, 3, 4}), ("heldout", {2})):
+        made = list(problems("tool_calls", 80, seed=3, split=split))
+        assert {len(problem.reply.tool_calls) for problem in made} == numbers
+        for problem in made:
+            said = problem.messages[-1].content
+            for call in problem.reply.tool_calls:
+                values = json.loads(call.arguments).values()
+                assert all(value in said for value in values if isinstance(value, str))
+
+
+def test_no_word_of_training_is_held_out_of_what_is_repeated():
+    words = {
+        split: {
+            word
+            for problem in problems("repeat", 1500, seed=4, split=split)
+            for word in re.findall(r"[A-Za-z]+", re.sub(r"</?\w+>", "", problem.reply.content))
+        }
+        for split in ("train", "heldout")
+    }
+    known = {word for word in repeating._REAL if belongs(f"repeat {word}", "heldout")}
+    assert len(known & words["heldout"]) > 30
+    assert not known & words["train"]
+
+
+def test_parts_of_words_are_parts():
+    made = {part(Random(i)) for i in range(300)}
+    assert len(made) > 200 and all(word.islower() and 2 <= len(word) <= 6 for word in made)
 
 
 def test_a_session_calls_before_it_calls():

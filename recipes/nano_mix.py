@@ -48,7 +48,7 @@ COPIED = {
 several calls."""
 KEPT = 0.7
 """How much of the rest of the tuning mix is read besides, so that it is not forgotten: a share of
-that of scale 1. It makes more than two of five tokens."""
+that of scale 1. By estimate it makes more than two of five tokens."""
 
 TOKENS_PER_WORD = {"needle": 1.45, "recall": 5.0}
 """Of made-up texts around a fact, and of lists of made-up keys and values; with some room."""

@@ -115,7 +115,7 @@ def varied(rng: Random, words: Sequence[str], split: Split) -> str:
 
 
 def part(rng: Random) -> str:
-    """Three to six letters of a word, such as "rarian": no word, but of the tokens of words."""
+    """Up to six letters of a word, such as "rarian": mostly no word, but of the tokens of words."""
     word, letters = rng.choice(_ANY), rng.randint(3, 6)
     start = rng.randrange(max(1, len(word) - letters + 1))
     return word[start : start + letters]

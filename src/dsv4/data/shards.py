@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from dsv4.data.corpora import Source, read
 from dsv4.data.documents import Document, TextEncoder, encode_document
-from dsv4.errors import DataError
+from dsv4.errors import DataError, UsageError
 
 _FORMAT = 3  # of the shard and of how documents are encoded
 _SAMPLE = 64  # problems that tell one version of a task from another
@@ -88,8 +89,14 @@ def build_shards(
     version: what identifies the tokenizer (its file's digest); together with the description and
     file sizes of every source it makes the fingerprint. Epochs do not count: a mix can be
     re-weighted without tokenising again. Shards whose corpora are not on this machine stand for
-    them: a mix can be tokenised on one machine and trained on another.
+    them: a mix can be tokenised on one machine and trained on another. Raises UsageError if two
+    sources have one name, DataError for what `read` and `make_shard` can not use.
     """
+    names = Counter(source.name for source in sources)
+    if names and max(names.values()) > 1:
+        raise UsageError(
+            f"two sources are called {names.most_common(1)[0][0]!r}", "names are those of files"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.json"
     known: dict[str, list[str]] = json.loads(index.read_text()) if index.is_file() else {}

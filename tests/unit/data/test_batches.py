@@ -10,7 +10,7 @@ from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.corpora import Source
 from dsv4.data.documents import Text, exchange
 from dsv4.data.shards import Shard, build_shards, make_shard, open_shard
-from dsv4.errors import DataError
+from dsv4.errors import DataError, UsageError
 
 
 def shard(lengths, name="s", first=100):
@@ -158,6 +158,13 @@ def test_a_source_without_documents_is_refused(tmp_path):
     source = Source("a", "a.jsonl", 1.0, "CC0")
     with pytest.raises(DataError, match="no documents"):
         build_shards([source], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path):
+    source = corpus(tmp_path, 3)
+    with pytest.raises(UsageError, match=f"two sources are called '{source.name}'"):
+        build_shards([source, source], tmp_path, Bytes(), 300, tmp_path / "s", version="v")
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("part", ["tokens", "offsets", "learned"])

@@ -22,8 +22,8 @@ class RunConfig:
     out: run folder (tokenizer, shards, checkpoints, metrics.jsonl).
     batch_tokens: rows x positions of a micro-batch. max_length: longest row in the end; longer
     documents are cut.
-    precision: `bfloat16` computes matrix products in bfloat16 with compiled ops (`ops/compiled`);
-    only worth it where the processor does so natively.
+    precision: `float32-compiled` computes with compiled ops (`ops/compiled`), `bfloat16` besides
+    with products in bfloat16, only worth it where the processor does so natively.
     device: where the model is, `cpu` or `cuda`. recompute: keep only what enters each layer for
     the backward pass and compute the layer again: less memory, a third more work.
     The others are those of `LoopSettings`, which also says what they mean.

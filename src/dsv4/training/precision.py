@@ -13,10 +13,13 @@ from dsv4.errors import UsageError
 from dsv4.model.block import Block
 from dsv4.model.parameters import Table
 from dsv4.model.transformer import Transformer
+from dsv4.numerics.policy import BF16, EXACT
 from dsv4.ops.compiled import compiled_ops
 from dsv4.training.indexer import read_densely
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "float32-compiled", "bfloat16"]
+"""The last two have compiled ops (`ops/compiled`), so that the first steps wait for a compiler,
+minutes in all, and the others take less time."""
 
 
 def muon_dtype(precision: Precision) -> torch.dtype:
@@ -38,8 +41,9 @@ def training_form(
     model.to(device)
     _prepare(model, recompute=recompute, sparse=parallel.alone())
     with contextlib.ExitStack() as stack:
-        if precision == "bfloat16":
-            model.numerics = stack.enter_context(compiled_ops())
+        if precision != "float32":
+            stack.enter_context(compiled_ops())
+            model.numerics = BF16 if precision == "bfloat16" else EXACT
         try:
             yield
         finally:

@@ -1,11 +1,11 @@
-"""A faster form of the ops for training: bfloat16 products, compiled elementwise parts.
+"""A faster form of the ops for training: compiled elementwise parts, products as the policy says.
 
-The same functions as the reference, with bfloat16 matrix products (float32 accumulation inside),
-attention in blocks of queries, and all experts of a layer from one sorted buffer. Only what
-training needs is covered: whole sequences, no decoding state, no sparse selection, weights that
-are not quantised.
+The same functions as the reference, with attention in blocks of queries and the loss in pieces.
+With the policy BF16 matrix products are of bfloat16 (float32 accumulation inside) and all experts
+of a layer come from one sorted buffer; with EXACT everything stays float32. Only what training
+needs is covered: whole sequences, no decoding state, weights that are not quantised.
 
-It pays on GPUs and on processors that multiply bfloat16 natively; others should train in float32.
+bfloat16 pays on GPUs and on processors that multiply it natively, float32 on all others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dsv4 import ops
-from dsv4.numerics.policy import BF16, Numerics
 from dsv4.ops.compiled import attention, engram, hyper, loss, moe, primitives
 
 BACKEND = "compiled"
@@ -51,12 +50,12 @@ _AS_REFERENCE = (
 
 
 @contextlib.contextmanager
-def compiled_ops() -> Iterator[Numerics]:
-    """Bind all ops to their compiled form inside a `with` block; gives the policy to run with."""
+def compiled_ops() -> Iterator[None]:
+    """Bind all ops to their compiled form inside a `with` block; for policies BF16 and EXACT."""
     for function in _OWN:
         getattr(ops, function.__name__).implementations[BACKEND] = function
     for name in _AS_REFERENCE:
         op = getattr(ops, name)
         op.implementations[BACKEND] = op.implementations["reference"]
     with ops.use(BACKEND):
-        yield BF16
+        yield

@@ -35,7 +35,7 @@ def attend(
     """Joint attention over window and entries in blocks of queries; see the reference."""
     T = q_BTHC.shape[1]
     block = min(T, _QUERY_BLOCK)
-    blocked = start == 0 and selected_BTK is None and T % block == 0
+    blocked = start == 0 and T % block == 0
     if not blocked:
         return attention.attend(
             q_BTHC,
@@ -55,7 +55,11 @@ def attend(
     if entries_BNC is None or entries_BNC.shape[1] == 0:
         rows = q_BTHC.reshape(B * L, block, *q_BTHC.shape[2:])
         return compiling.compiled(_attend_window)(rows, keys, near, edge, sink_H).view_as(q_BTHC)
-    far = _far_mask(T, entries_BNC.shape[1], ratio, q_BTHC.device)
+    N = entries_BNC.shape[1]
+    if selected_BTK is None:
+        far = _far_mask(T, N, ratio, q_BTHC.device)
+    else:
+        far = _selected_mask(selected_BTK, N)
     run = compiling.compiled(_attend_entries, dynamic=compiling.varying(q_BTHC))
     return run(q_BTHC, keys, entries_BNC, near, edge, far, sink_H)
 
@@ -89,6 +93,16 @@ def _far_mask(T: int, N: int, ratio: int, device: torch.device) -> Tensor:
     return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None]
 
 
+def _selected_mask(selected_BTK: Tensor, N: int) -> Tensor:
+    """0 or -inf [B, T, 1, N]: which entries a query's indexer chose. Computing the scores of all
+    entries takes less time than gathering the rows of the chosen ones and adding up gradients in
+    them, up to many times as many as are chosen."""
+    B, T, _ = selected_BTK.shape
+    mask = torch.full((B, T, N + 1), float("-inf"), device=selected_BTK.device)
+    mask.scatter_(2, torch.where(selected_BTK < 0, N, selected_BTK), 0.0)
+    return mask[:, :, None, :N].contiguous()
+
+
 def _with_blocks_before(kv: Tensor, block: int, behind: int) -> Tensor:
     """The keys [B L, S, C] of L query blocks: those of the `behind` blocks before and their own."""
     B, T, C = kv.shape
@@ -109,7 +123,7 @@ def _attend_window(q: Tensor, keys: Tensor, near: Tensor, edge: Tensor, sink: Te
     peak = torch.maximum(z.amax(-1, keepdim=True), sink[:, None]).detach()
     p = torch.exp(z - peak)
     p = p * (p.sum(-1, keepdim=True) + torch.exp(sink[:, None] - peak)).reciprocal()
-    return torch.bmm(p.to(torch.bfloat16).view(R, block * H, -1), keys).view(R, block, H, C)
+    return torch.bmm(p.to(keys.dtype).view(R, block * H, -1), keys).view(R, block, H, C)
 
 
 def _attend_entries(
@@ -132,7 +146,7 @@ def _attend_entries(
     p, far = torch.exp(z - peak), torch.exp(far - peak)
     total = p.sum(-1, keepdim=True) + far.sum(-1, keepdim=True) + torch.exp(sink[:, None] - peak)
     share = total.reciprocal()
-    p = (p * share).to(torch.bfloat16).view(R, block * H, S)
-    far = (far * share).to(torch.bfloat16).view(B, T * H, N)
+    p = (p * share).to(keys.dtype).view(R, block * H, S)
+    far = (far * share).to(keys.dtype).view(B, T * H, N)
     near = torch.bmm(p, keys).view(B, T, H, C)
     return near + torch.bmm(far, entries).view(B, T, H, C)

@@ -27,7 +27,7 @@ def mixing_logits(streams_SD: Tensor, fn_MX: Tensor, eps: float) -> Tensor:
 def _mixing_logits(streams_NSD: Tensor, fn_MX: Tensor, eps: float) -> Tensor:
     flat = streams_NSD.flatten(1)
     scale = torch.rsqrt(flat.float().square().mean(-1, keepdim=True) + eps)
-    return F.linear(flat.to(torch.bfloat16), fn_MX.to(torch.bfloat16)).float() * scale
+    return F.linear(flat, fn_MX.to(flat.dtype)).float() * scale
 
 
 def coefficients(

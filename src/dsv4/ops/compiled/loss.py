@@ -21,8 +21,8 @@ _PIECE, _GPU_PIECE = 1024, 16384
 
 
 def head_loss(x_ND: Tensor, head_VD: Tensor, wanted_N: Tensor, numerics: Numerics) -> Tensor:
-    """See the reference; products in bfloat16."""
-    loss: Tensor = _HeadLoss.apply(x_ND, head_VD, wanted_N)
+    """See the reference."""
+    loss: Tensor = _HeadLoss.apply(x_ND.to(numerics.dtype), head_VD, wanted_N)
     return loss
 
 
@@ -31,14 +31,14 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, head_VD: Tensor, wanted_N: Tensor) -> Tensor:
-        head = head_VD.to(torch.bfloat16)
+        head = head_VD.to(x_ND.dtype)
         total = torch.zeros((), device=x_ND.device)
-        dx_ND = torch.empty(x_ND.shape, dtype=torch.bfloat16, device=x_ND.device)
+        dx_ND = torch.empty_like(x_ND)
         dw_VD = torch.zeros(head_VD.shape, device=x_ND.device)
         needed = any(ctx.needs_input_grad)
         size = _GPU_PIECE if x_ND.is_cuda else _PIECE
         for start in range(0, x_ND.shape[0], size):
-            x_CD = x_ND[start : start + size].to(torch.bfloat16)
+            x_CD = x_ND[start : start + size]
             wanted_C = wanted_N[start : start + size]
             logits_CV = x_CD @ head.T
             place_C = torch.arange(len(wanted_C), device=x_ND.device)
@@ -59,9 +59,9 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithm of the summed exponentials [C], and the probabilities in bfloat16."""
+    """Logarithm of the summed exponentials [C], and the probabilities in the type of `logits`."""
     logits = logits_CV.float()
     peak = logits.amax(1, keepdim=True)
     p = torch.exp(logits - peak)
     total = p.sum(1, keepdim=True)
-    return (total.log() + peak).squeeze(1), (p * total.reciprocal()).to(torch.bfloat16)
+    return (total.log() + peak).squeeze(1), (p * total.reciprocal()).to(logits_CV.dtype)

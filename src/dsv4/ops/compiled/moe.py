@@ -1,4 +1,4 @@
-"""All experts of a layer from one buffer of rows sorted by expert.
+"""All experts of a layer from one buffer of rows sorted by expert, in bfloat16.
 
 Shapes: N tokens, K experts per token, E experts, D channels, F feed-forward width, P rows of the
 sorted buffer, I inputs, O outputs.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dsv4.numerics.policy import Numerics
 from dsv4.ops.compiled import compiling
+from dsv4.ops.reference import moe
 
 _ROWS = 64
 """Expert segments are padded to multiples of it: few distinct GEMM shapes."""
@@ -27,7 +28,10 @@ def mixture(
     limit: float,
     numerics: Numerics,
 ) -> Tensor:
-    """All routed experts from one buffer of rows sorted by expert; see the reference."""
+    """All routed experts from one buffer of rows sorted by expert; see the reference, which serves
+    float32: torch has no such product for it."""
+    if numerics.dtype != torch.bfloat16:
+        return moe.mixture(x_ND, experts_NK, weights_NK, matrices, limit, numerics)
     N, K = experts_NK.shape
     E = len(matrices)
     flat = experts_NK.flatten()
@@ -71,17 +75,17 @@ def swiglu(
     weight_N: Tensor | None = None,
 ) -> Tensor:
     """The gated feed-forward with both input projections in one product."""
-    both = F.linear(x_ND.to(torch.bfloat16), torch.cat((w1, w3)).to(torch.bfloat16))
+    dtype = numerics.dtype
+    both = F.linear(x_ND.to(dtype), torch.cat((w1, w3)).to(dtype))
     weight = torch.ones(x_ND.shape[0], device=x_ND.device) if weight_N is None else weight_N
-    return F.linear(
-        compiling.compiled(_activate, dynamic=True)(both, weight, limit), w2.to(torch.bfloat16)
-    )
+    hidden = compiling.compiled(_activate, dynamic=True)(both, weight, limit)
+    return F.linear(hidden, w2.to(dtype))
 
 
 def _activate(both: Tensor, weight: Tensor, limit: float) -> Tensor:
     gate, up = both.float().chunk(2, -1)
     hidden = F.silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
-    return (hidden * weight[:, None]).to(torch.bfloat16)
+    return (hidden * weight[:, None]).to(both.dtype)
 
 
 class _Spread(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Projections from bfloat16 operands; norms, rotations and pooling compiled.
+"""Projections from operands of the policy's type; norms, rotations and pooling compiled.
 
 Shapes: as in the reference.
 """
@@ -16,23 +16,23 @@ from dsv4.ops.reference import primitives
 
 
 def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
-    """`x W^T` from bfloat16 operands."""
+    """`x W^T`."""
     assert isinstance(weight, Tensor)
-    return F.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).to(numerics.dtype)
+    return F.linear(x.to(numerics.dtype), weight.to(numerics.dtype))
 
 
 def linear_f32(x: Tensor, weight: Tensor, numerics: Numerics) -> Tensor:
-    """`x W^T` from bfloat16 operands, as float32."""
-    return F.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).float()
+    """`x W^T`, as float32."""
+    return F.linear(x.to(numerics.dtype), weight.to(numerics.dtype)).float()
 
 
 def grouped_linear(x_TGI: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
-    """Each group's own projection, from bfloat16 operands."""
+    """Each group's own projection."""
     assert isinstance(weight, Tensor)
-    parts = weight.to(torch.bfloat16).chunk(x_TGI.shape[-2])
-    columns = x_TGI.to(torch.bfloat16).unbind(-2)
+    parts = weight.to(numerics.dtype).chunk(x_TGI.shape[-2])
+    columns = x_TGI.to(numerics.dtype).unbind(-2)
     outs = [F.linear(x, w) for x, w in zip(columns, parts, strict=True)]
-    return torch.cat(outs, -1).to(numerics.dtype)
+    return torch.cat(outs, -1)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, numerics: Numerics) -> Tensor:

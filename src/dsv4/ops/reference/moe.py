@@ -5,6 +5,8 @@ Shapes: N tokens, E experts, K experts per token, D channels, F feed-forward wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,7 +58,7 @@ def mixture(
     x_ND: Tensor,
     experts_NK: Tensor,
     weights_NK: Tensor,
-    matrices: list[tuple[Factor, Factor, Factor]],
+    matrices: Sequence[tuple[Factor, Factor, Factor]],
     limit: float,
     numerics: Numerics,
 ) -> Tensor:

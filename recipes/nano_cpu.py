@@ -6,7 +6,7 @@ trains the tokenizer, tokenises, pre-trains, tunes, teaches to copy, has two spe
 and leaves the model that learned from them in runs/nano/distill/model.
 Texts for the held-out loss are looked for in a folder `eval` beside CORPORA. Interrupt it at any
 time; the same command goes on. A processor that does not multiply bfloat16 natively should add
-`--precision float32`.
+`--precision float32-compiled`.
 """
 
 from __future__ import annotations

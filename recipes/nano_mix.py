@@ -143,16 +143,19 @@ def tuning(scale: float, longest: int) -> tuple[Source, ...]:
     return (told, reading, *again, coffee, *own, *far(scale, longest))
 
 
-def copying(scale: float, longest: int) -> tuple[Source, ...]:
+def copying(scale: float, longest: int, rest: float = KEPT) -> tuple[Source, ...]:
     """Names and values never seen before, to be written exactly, and some of what `tuning` has
-    besides calls: about as much at every scale, as the stages are as long at every one."""
+    besides calls: about as much at every scale, as the stages are as long at every one.
+
+    rest: see `KEPT`.
+    """
     calls = {f"task_{name}" for name in COPIED}
     kept = (source for source in tuning(scale, longest) if source.name not in calls)
     own = tuple(
         Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=22)
         for name, count in COPIED.items()
     )
-    return (*(_little(source, KEPT / scale) for source in kept), *own)
+    return (*(_little(source, rest / scale) for source in kept), *own)
 
 
 def far(scale: float, longest: int) -> tuple[Source, ...]:

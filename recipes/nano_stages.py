@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from nano_mix import HELDOUT, copying, pretraining, tuning
@@ -38,17 +38,22 @@ from dsv4.data.shards import build_shards, digest
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.training import Schedule, TrainConfig, train
 from dsv4.training.policy import OPTIMIZER
+from dsv4.training.precision import Precision
 from dsv4.training.pretrain import Trained
 from dsv4.training.pretrain import prepare as prepare_pretraining
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
 COPIES = ("copy-1", "copy-2")
+PRECISIONS = get_args(Precision)
 STAGES = ("pretrain", "tune", *COPIES, "copy", "reason", "tools", "distill")
 
 COPY_LENGTH, COPY_TOKENS = 2048, 8192
 """Longest row (of runs that have such long ones) and positions of a step of the copies: small
 enough for a processor core, long enough for an order of coffee, whose later calls would otherwise
 be learned without its beginning."""
+
+FROZEN = ("engram.embed", ".indexer.")
+"""What the copies leave as it is, by parts of names."""
 
 ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 400}
 """How the model answers unless asked otherwise: a small one rambles at temperature 1."""
@@ -79,7 +84,7 @@ def main(scale: Scale, description: str) -> None:
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("out", type=Path, help="run folder; an interrupted run goes on")
     parser.add_argument("--corpora", type=Path, required=True)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
     parser.add_argument("--max-minutes", type=float, help="save and stop a stage after this long")
     parser.add_argument(
         "--prepare", action="store_true", help="tokenise for pretrain and tune, and stop"
@@ -99,21 +104,22 @@ def main(scale: Scale, description: str) -> None:
 def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
     """A stage, as far as it gets."""
     if name == "pretrain":
-        return train(_texts(scale, args), report=_line, status=print)
+        return train(_texts(scale, args), report=line, status=print)
     if name == "tune":
-        return fine_tune(prepare(_conversations(scale, args), print), report=_line, status=print)
+        return fine_tune(prepare(_conversations(scale, args), print), report=line, status=print)
     if name in COPIES:
         return _copy(name, scale, args)
     if name == "copy":
-        start = _mean([_copy(one, scale, args) for one in COPIES], args)
+        runs = [_copy(one, scale, args) for one in COPIES]
+        start = mean(runs, args.out / "pretrain" / "tokenizer.json", args.out / "copy" / "mean")
         config = replace(_copies(name, scale, args), init=start, schedule=scale.copy)
-        return fine_tune(prepare(config, print), report=_line, status=print)
+        return fine_tune(prepare(config, print), report=line, status=print)
     copied, out = args.out / "copy" / "model", args.out / name
     specialists = {"reason": scale.reason, "tools": scale.tools}
     if name in specialists:
-        return specialise(specialists[name], copied, out, _line, args.max_minutes)
+        return specialise(specialists[name], copied, out, line, args.max_minutes)
     models = {args.out / own / "model": practice for own, practice in specialists.items()}
-    return distil(scale.distill, copied, models, out, _line, args.max_minutes)
+    return distil(scale.distill, copied, models, out, line, args.max_minutes)
 
 
 def _texts(scale: Scale, args: argparse.Namespace) -> TrainConfig:
@@ -148,7 +154,7 @@ def _conversations(scale: Scale, args: argparse.Namespace) -> SftConfig:
 
 def _copy(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
     """A stage that copies are made of. One that is finished is read and gone on from."""
-    return fine_tune(prepare(_copies(name, scale, args), print), report=_line, status=print)
+    return fine_tune(prepare(_copies(name, scale, args), print), report=line, status=print)
 
 
 def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
@@ -164,23 +170,22 @@ def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
         epochs=None,
         seed=STAGES.index(name),
         optimizer=OPTIMIZER,
-        frozen=("engram.embed", ".indexer."),
+        frozen=FROZEN,
         **_common(scale, args) | {"batch_tokens": COPY_TOKENS, "bias_speed": 0.0},
     )
 
 
-def _mean(runs: list[Trained], args: argparse.Namespace) -> Path:
+def mean(runs: list[Trained], tokens: Path, folder: Path) -> Path:
     """A folder with the mean of the weights of runs that began with the same ones (model soups,
-    Wortsman et al. 2022)."""
+    Wortsman et al. 2022). tokens: their tokenizer."""
     if not all(run.finished for run in runs):
-        raise SystemExit(f"copy: {' and '.join(COPIES)} have to be finished first")
+        raise SystemExit("the runs that the mean is taken of have to be finished first")
     weights = [dict(run.model.named_parameters()) for run in runs]
     with torch.no_grad():
         for name, parameter in weights[0].items():
             parameter.copy_(torch.stack([own[name].detach() for own in weights]).mean(0))
-    folder = args.out / "copy" / "mean"
     checkpoint.export_released(runs[0].model, folder, overwrite=True)
-    shutil.copyfile(args.out / "pretrain" / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(tokens, folder / "tokenizer.json")
     return folder
 
 
@@ -225,7 +230,7 @@ def _stage(out: Path, tokens: Path, run: Callable[[], Trained]) -> None:
     defaults.write_defaults(folder, ANSWERS)
 
 
-def _line(record: dict[str, Any]) -> None:
+def line(record: dict[str, Any]) -> None:
     """Every tenth record, and those with a validation loss."""
     if record.get("step", 0) % 10 == 0 or "validation_loss" in record:
         print(json.dumps(record), flush=True)

@@ -39,7 +39,8 @@ def test_the_gpus_scale_is_the_preset():
 def test_sources_of_a_mix_have_shards_of_their_own_and_none_is_held_out(scale):
     mix = runpy.run_path(str(RECIPES / "nano_mix.py"))
     tuned = mix["tuning"](scale, 4096)
-    for sources in (mix["pretraining"](scale), tuned, mix["copying"](scale, 1024)):
+    calls = runpy.run_path(str(RECIPES / "nano_calls.py"))["mix"](1)
+    for sources in (mix["pretraining"](scale), tuned, mix["copying"](scale, 1024), calls):
         names = [source.name for source in sources]
         assert len(set(names)) == len(names)
         assert all(source.licence and source.epochs > 0 for source in sources)
@@ -50,6 +51,8 @@ def test_sources_of_a_mix_have_shards_of_their_own_and_none_is_held_out(scale):
 def test_the_copies_read_as_much_of_the_rest_at_every_scale():
     copying = runpy.run_path(str(RECIPES / "nano_mix.py"))["copying"]
     small, large = ({s.name: s.count for s in copying(scale, 1024)} for scale in (1.0, 6.0))
+    less = {s.name: s.count for s in copying(6.0, 1024, rest=0.07)}
+    assert less["task_arithmetic"] == pytest.approx(large["task_arithmetic"] / 10, abs=1)
     for name in ("task_arithmetic", "task_infill", "task_repeat", "task_everyday_tool"):
         assert small[name] == pytest.approx(large[name], abs=1)
 

@@ -4,7 +4,6 @@ import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,9 +123,9 @@ def test_the_last_copy_begins_with_the_mean_of_the_others(stages, tmp_path):
     mean = torch.stack([model.embed.weight.detach() for model in models]).mean(0)
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "tokenizer.json").write_text("{}")
-    args = SimpleNamespace(out=tmp_path)
-    folder = stages._mean([Trained(model, 2, True) for model in models], args)
+    tokens = tmp_path / "pretrain" / "tokenizer.json"
+    folder = stages.mean([Trained(model, 2, True) for model in models], tokens, tmp_path / "mean")
     stored = checkpoint.load(folder).embed.weight.float()
     assert torch.allclose(stored, mean, rtol=2**-8, atol=0)  # in bfloat16
-    with pytest.raises(SystemExit, match="copy-1 and copy-2 have to be finished"):
-        stages._mean([Trained(models[0], 1, False)], args)
+    with pytest.raises(SystemExit, match="have to be finished"):
+        stages.mean([Trained(models[0], 1, False)], tokens, tmp_path / "mean")

@@ -1,0 +1,92 @@
+"""The bundled model once more on calls of tools: two runs from one model, and their mean.
+
+    python recipes/nano_calls.py runs/calls models/nano --corpora CORPORA --run 1
+    python recipes/nano_calls.py runs/calls models/nano --corpora CORPORA --run 2
+    python recipes/nano_calls.py runs/calls models/nano --corpora CORPORA
+
+The two runs do not need each other: one for each core. The last command makes those that are
+missing and leaves the mean of both in runs/calls/model. An interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from nano_mix import COFFEE, OURS, copying
+from nano_stages import ANSWERS, COPY_LENGTH, COPY_TOKENS, FROZEN, PRECISIONS, line, mean
+
+from dsv4.chat import defaults
+from dsv4.data.corpora import Source
+from dsv4.training import Schedule
+from dsv4.training.policy import OPTIMIZER
+from dsv4.training.pretrain import Trained
+from dsv4.training.sft import SftConfig, fine_tune, prepare
+
+RUNS = (1, 2)
+SCHEDULE = Schedule(500, lr=7e-4, warmup=10, decay=0.5, floor=0.03, mtp=(0.0, 0.3))
+
+CALLS = {
+    "tool_call": 500,
+    "tool_calls": 1500,
+    "tool_session": 500,
+    "everyday_tool": 300,
+    "repeat": 3000,
+}
+"""Problems of each task that a run reads: about 2 million tokens."""
+TEXT, KEPT = 6.0, 0.17
+"""Scale of the tuning mix, and how much of the rest of it is read besides (`nano_mix.KEPT`)."""
+COFFEE_KEPT = 0.035
+"""Share of the orders of coffee: more than the mix would keep of what is learned late and
+forgotten first."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, help="run folder; an interrupted run goes on")
+    parser.add_argument("model", type=Path, help="folder of the model to start from")
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32-compiled")
+    parser.add_argument("--run", type=int, choices=RUNS, help="only this one")
+    args = parser.parse_args()
+    if args.run is not None:
+        _run(args.run, args)
+        return
+    mean([_run(run, args) for run in RUNS], args.model / "tokenizer.json", args.out / "model")
+    defaults.write_defaults(args.out / "model", ANSWERS)
+
+
+def _run(number: int, args: argparse.Namespace) -> Trained:
+    config = SftConfig(
+        init=args.model,
+        sources=mix(number),
+        corpora=args.corpora,
+        out=args.out / f"run-{number}",
+        schedule=SCHEDULE,
+        max_length=COPY_LENGTH,
+        batch_tokens=COPY_TOKENS,
+        epochs=None,
+        seed=number,
+        optimizer=OPTIMIZER,
+        frozen=FROZEN,
+        bias_speed=0.0,
+        precision=args.precision,
+        checkpoint_every=40,
+    )
+    return fine_tune(prepare(config, print), report=line, status=print)
+
+
+def mix(number: int) -> tuple[Source, ...]:
+    """Of a run; of the tasks each has other problems."""
+    left = {COFFEE.name, *(f"task_{name}" for name in CALLS)}
+    kept = [source for source in copying(TEXT, COPY_LENGTH, KEPT) if source.name not in left]
+    own = [
+        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=40 + number)
+        for name, count in CALLS.items()
+    ]
+    return (*kept, replace(COFFEE, keep=COFFEE_KEPT), *own)
+
+
+if __name__ == "__main__":
+    main()

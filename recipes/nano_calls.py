@@ -25,7 +25,7 @@ from dsv4.training.pretrain import Trained
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
 RUNS = (1, 2)
-SCHEDULE = Schedule(500, lr=7e-4, warmup=10, decay=0.5, floor=0.03, mtp=(0.0, 0.3))
+SCHEDULE = Schedule(450, lr=7e-4, warmup=10, decay=0.5, floor=0.03, mtp=(0.0, 0.3))
 
 CALLS = {
     "tool_call": 500,

@@ -1,16 +1,17 @@
 """What rounding to the released formats costs.
 
-    python benchmarks/export_loss.py RUN MODEL EVAL [INIT]
+    python benchmarks/export_loss.py MODEL EVAL RUN... [--init INIT]
 
 The loss on held-out texts (below EVAL) and on problems of held-out splits, of the weights that were
-trained (the newest checkpoint of RUN, float32) and of the folder MODEL that was exported from them.
-INIT: the folder that a run began from which leaves parts as they were; a checkpoint has the others.
-Both are computed in float32 without rounding anything else, so that they differ in the stored
-weights alone.
+trained (float32, the newest checkpoint of RUN, or the mean of those of several) and of the folder
+MODEL that was exported from them. INIT: the folder that runs began from which leave parts as they
+were; a checkpoint has the others. Both are computed in float32 without rounding anything else, so
+that they differ in the stored weights alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -34,34 +35,40 @@ BATCHES = 4
 
 @torch.no_grad()
 def main() -> None:
-    run, folder, heldout, *init = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", type=Path, help="the exported folder")
+    parser.add_argument("eval", type=Path, help="folder of held-out texts")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders: the mean of their weights")
+    parser.add_argument("--init", type=Path, help="what the runs began from")
+    args = parser.parse_args()
+    folder, heldout = args.model, args.eval
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     sources = [Source(name, f"{name}.jsonl.xz", 1, "") for name in TEXTS]
     sources += [
         Source(name, f"tasks:{name}", 1, "", split="heldout", count=400, seed=11) for name in TASKS
     ]
     config = checkpoint.read_config(folder)
-    newest = max((run / "checkpoints").glob("step-*"))
     held = {
         source.name: _batches(
             make_shard(source.name, read(source, heldout), tokenizer, config.vocab_size)
         )
         for source in sources
     }
-    trained = dict(read_weights(newest))
-    model = initial_model(config, init[0] if init else newest, seed=0, settle=True)
+    newest = [max((run / "checkpoints").glob("step-*")) for run in args.runs]
+    model = initial_model(config, args.init or newest[0], seed=0, settle=True)
     own = dict(weights(model))
-    missing = own.keys() - trained.keys()
-    if missing and not init:
-        sys.exit(f"{newest} lacks {min(missing)} and {len(missing) - 1} others: name INIT")
-    for name, value in trained.items():
-        own[name].copy_(value)
+    trained = [dict(read_weights(path)) for path in newest]
+    missing = own.keys() - trained[0].keys()
+    if missing and not args.init:
+        sys.exit(f"{newest[0]} lacks {min(missing)} and {len(missing) - 1} others: name --init")
+    for name in trained[0]:
+        own[name].copy_(torch.stack([one[name].float() for one in trained]).mean(0))
     models = {"trained": model, "exported": initial_model(config, folder, seed=0)}
     losses = {
         name: {source: _loss(one, batches) for source, batches in held.items()}
         for name, one in models.items()
     }
-    print(f"{newest} and {folder}, nats per learned token")
+    print(f"{', '.join(map(str, newest))} and {folder}, nats per learned token")
     for source in held:
         before, after = losses["trained"][source], losses["exported"][source]
         print(f"{source}: {before:.4f} trained, {after:.4f} exported, {after / before - 1:+.2%}")

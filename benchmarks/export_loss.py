@@ -54,10 +54,14 @@ def main() -> None:
         )
         for source in sources
     }
-    newest = [max((run / "checkpoints").glob("step-*")) for run in args.runs]
+    newest = [max((run / "checkpoints").glob("step-*"), default=None) for run in args.runs]
+    if None in newest:
+        sys.exit(f"{args.runs[newest.index(None)]} has no checkpoint")
     model = initial_model(config, args.init or newest[0], seed=0, settle=True)
     own = dict(weights(model))
     trained = [dict(read_weights(path)) for path in newest]
+    if any(one.keys() != trained[0].keys() for one in trained):
+        sys.exit("the runs did not train the same parameters")
     missing = own.keys() - trained[0].keys()
     if missing and not args.init:
         sys.exit(f"{newest[0]} lacks {min(missing)} and {len(missing) - 1} others: name --init")

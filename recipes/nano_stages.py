@@ -178,8 +178,9 @@ def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
 def mean(runs: list[Trained], tokens: Path, folder: Path) -> Path:
     """A folder with the mean of the weights of runs that began with the same ones (model soups,
     Wortsman et al. 2022). tokens: their tokenizer."""
-    if not all(run.finished for run in runs):
-        raise SystemExit("the runs that the mean is taken of have to be finished first")
+    left = sum(not run.finished for run in runs)
+    if left:
+        raise SystemExit(f"{left} of {len(runs)} runs have to be finished first: run them again")
     weights = [dict(run.model.named_parameters()) for run in runs]
     with torch.no_grad():
         for name, parameter in weights[0].items():

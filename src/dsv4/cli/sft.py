@@ -156,7 +156,7 @@ def _run(config: SftConfig) -> None:
 
 
 def sources_of(files: list[str], tasks: list[str], split: Any) -> tuple[Source, ...]:
-    """Files and tasks as sources. Raises UsageError for a task without a count."""
+    """Files and tasks as sources. Raises UsageError for a task without a count or named twice."""
     from dsv4.data.corpora import TASK_PREFIX, Source
     from dsv4.errors import UsageError
 
@@ -168,5 +168,7 @@ def sources_of(files: list[str], tasks: list[str], split: Any) -> tuple[Source, 
         name, _, count = text.partition("=")
         if not count.isdecimal() or not int(count):
             raise UsageError(f"--task {text} says no number", "such as --task sums=500")
+        if any(source.files == TASK_PREFIX + name for source in made):
+            raise UsageError(f"--task {name} is there twice", "add the two numbers up")
         made.append(Source(f"task-{name}", TASK_PREFIX + name, 1.0, "ours", count=int(count)))
     return tuple(made)

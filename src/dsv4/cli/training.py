@@ -35,8 +35,9 @@ OptimizerName = Annotated[
 PrecisionName = Annotated[
     str | None,
     typer.Option(
-        help="float32; float32-compiled: faster after some minutes of compiling; bfloat16: "
-        "compiled too, where the processor multiplies it natively."
+        help="float32; float32-compiled: faster after some minutes of compiling (rl and distill "
+        "compile on and on, for the lengths of their answers are always new); bfloat16: compiled "
+        "too, where the processor multiplies it natively."
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, or cuda.")]

@@ -95,7 +95,8 @@ def build_shards(
     names = Counter(source.name for source in sources)
     if names and max(names.values()) > 1:
         raise UsageError(
-            f"two sources are called {names.most_common(1)[0][0]!r}", "names are those of files"
+            f"two sources are called {names.most_common(1)[0][0]!r}",
+            "give each a name of its own: it names the files of its shard",
         )
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.json"

@@ -100,10 +100,10 @@ def train_lora(
 ) -> Trained:
     """Run (or resume) it; the model that is returned holds its adapters (`adapters.save_adapter`).
 
-    Raises UsageError for bfloat16, which compiled ops compute without adapters.
+    Raises UsageError for a precision with compiled ops, which compute without adapters.
     """
     if config.precision != "float32":
-        raise UsageError("adapters train in float32", "leave out --precision")
+        raise UsageError(f"adapters do not train in {config.precision}", "in float32 they do")
     model = checkpoint.load(config.init)
     attach(model, config.lora, config.seed)
     if config.device != "cpu":

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 from tests.unit.training.emulated import pretended_device
 from tests.unit.training.small import MEMORY, counting_mix, new_model, numbers
 
+from dsv4 import ops
+from dsv4.cli.training import PRECISIONS
 from dsv4.data.batches import Mix
 from dsv4.ops.compiled import compiling
 from dsv4.training import Schedule, TrainConfig, loop
 from dsv4.training.optimizer import OptimizerSettings
+from dsv4.training.precision import Precision
 from dsv4.training.pretrain import train_on
 from dsv4.training.spikes import SpikeDetector, SpikeSettings
 
@@ -84,16 +88,30 @@ def test_the_device_refuses_what_is_on_the_cpu():
         assert (far + torch.tensor(2.0))[torch.tensor([0])].tolist() == [3.0]
 
 
-def test_every_phase(tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32-compiled", "bfloat16"])
+def test_every_phase(tmp_path, monkeypatch, precision):
     """Masked rows, MTP, hash layers, an Engram; recomputed, rounded at last, validated, saved."""
     monkeypatch.setattr(compiling, "compiled", lambda function, dynamic=False: function)
     monkeypatch.setattr(loop, "DETAILS_EVERY", 2)
     changes = {"recompute": True, "quantise_from": 0.75}
-    here = trained(settings(tmp_path / "a", PHASES, "bfloat16", "cpu", **changes))
+    here = trained(settings(tmp_path / "a", PHASES, precision, "cpu", **changes))
     with pretended_device() as device:
-        there = trained(settings(tmp_path / "b", PHASES, "bfloat16", device, **changes))
+        there = trained(settings(tmp_path / "b", PHASES, precision, device, **changes))
     assert [r["regime"].split(",")[0] for r in here[1]] == ["dense", "indexer", "sparse", "sparse"]
     assert_equal(here, there)
+    assert ops.linear.backend == "reference"
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("float32-compiled", 1e-4), ("bfloat16", 0.01)])
+def test_precisions_begin_with_the_same_loss(tmp_path, monkeypatch, precision, limit):
+    monkeypatch.setattr(compiling, "compiled", lambda function, dynamic=False: function)
+    plan = replace(PHASES, steps=2, warmup=0, dense=1.0, indexer_steps=0)
+    plain, ours = (
+        trained(settings(tmp_path / form, plan, form, "cpu"))[1] for form in ("float32", precision)
+    )
+    for mine, reference in zip(ours, plain, strict=True):
+        assert mine["loss"] == pytest.approx(reference["loss"], rel=limit)
+    assert set(PRECISIONS) == set(get_args(Precision))
 
 
 def test_a_spike_and_a_cut_while_routing_by_older_weights(tmp_path, monkeypatch):

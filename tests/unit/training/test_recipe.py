@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_the_copies_read_as_much_of_the_rest_at_every_scale():
     assert less["task_arithmetic"] == pytest.approx(large["task_arithmetic"] / 10, abs=1)
     for name in ("task_arithmetic", "task_infill", "task_repeat", "task_everyday_tool"):
         assert small[name] == pytest.approx(large[name], abs=1)
+
+
+def test_runs_on_calls_differ_in_their_problems_alone():
+    made = runpy.run_path(str(RECIPES / "nano_calls.py"))
+    one, two = made["mix"](1), made["mix"](2)
+    differing = {a.name for a, b in zip(one, two, strict=True) if a != b}
+    assert differing == {f"task_{name}" for name in made["CALLS"]}
+    assert all(replace(a, seed=b.seed) == b for a, b in zip(one, two, strict=True))
 
 
 def test_arms_of_the_experiments_differ_from_their_partners():

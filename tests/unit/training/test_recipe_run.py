@@ -127,5 +127,5 @@ def test_the_last_copy_begins_with_the_mean_of_the_others(stages, tmp_path):
     folder = stages.mean([Trained(model, 2, True) for model in models], tokens, tmp_path / "mean")
     stored = checkpoint.load(folder).embed.weight.float()
     assert torch.allclose(stored, mean, rtol=2**-8, atol=0)  # in bfloat16
-    with pytest.raises(SystemExit, match="have to be finished"):
+    with pytest.raises(SystemExit, match="1 of 1 runs have to be finished"):
         stages.mean([Trained(models[0], 1, False)], tokens, tmp_path / "mean")

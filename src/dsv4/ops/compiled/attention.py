@@ -32,10 +32,17 @@ def attend(
     ratio: int,
     numerics: Numerics,
 ) -> Tensor:
-    """Joint attention over window and entries in blocks of queries; see the reference."""
+    """Joint attention over window and entries in blocks of queries; see the reference.
+
+    Where entries are chosen, the scores of all are computed and masked, as long as they are fewer
+    numbers than the rows that would be gathered.
+    """
     T = q_BTHC.shape[1]
     block = min(T, _QUERY_BLOCK)
     blocked = start == 0 and T % block == 0
+    if selected_BTK is not None and entries_BNC is not None:
+        H, C = q_BTHC.shape[2:]
+        blocked &= entries_BNC.shape[1] * H <= selected_BTK.shape[2] * C
     if not blocked:
         return attention.attend(
             q_BTHC,
@@ -94,9 +101,7 @@ def _far_mask(T: int, N: int, ratio: int, device: torch.device) -> Tensor:
 
 
 def _selected_mask(selected_BTK: Tensor, N: int) -> Tensor:
-    """0 or -inf [B, T, 1, N]: which entries a query's indexer chose. Computing the scores of all
-    entries takes less time than gathering the rows of the chosen ones and adding up gradients in
-    them, up to many times as many as are chosen."""
+    """0 or -inf [B, T, 1, N]: which entries a query's indexer chose."""
     B, T, _ = selected_BTK.shape
     mask = torch.full((B, T, N + 1), float("-inf"), device=selected_BTK.device)
     mask.scatter_(2, torch.where(selected_BTK < 0, N, selected_BTK), 0.0)

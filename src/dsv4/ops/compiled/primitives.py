@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsv4.numerics.adapted import Factor
 from dsv4.numerics.policy import Numerics
-from dsv4.numerics.quantized import Weight
 from dsv4.ops.compiled import compiling
 from dsv4.ops.reference import primitives
 
 
-def linear(x: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
-    """`x W^T`."""
-    assert isinstance(weight, Tensor)
+def linear(x: Tensor, weight: Factor, numerics: Numerics) -> Tensor:
+    """`x W^T`; of weights that are stored quantised, such as a teacher's, as in the reference."""
+    if not isinstance(weight, Tensor):
+        return primitives.linear(x, weight, numerics)
     return F.linear(x.to(numerics.dtype), weight.to(numerics.dtype))
 
 
@@ -26,9 +27,10 @@ def linear_f32(x: Tensor, weight: Tensor, numerics: Numerics) -> Tensor:
     return F.linear(x.to(numerics.dtype), weight.to(numerics.dtype)).float()
 
 
-def grouped_linear(x_TGI: Tensor, weight: Weight, numerics: Numerics) -> Tensor:
+def grouped_linear(x_TGI: Tensor, weight: Factor, numerics: Numerics) -> Tensor:
     """Each group's own projection."""
-    assert isinstance(weight, Tensor)
+    if not isinstance(weight, Tensor):
+        return primitives.grouped_linear(x_TGI, weight, numerics)
     parts = weight.to(numerics.dtype).chunk(x_TGI.shape[-2])
     columns = x_TGI.to(numerics.dtype).unbind(-2)
     outs = [F.linear(x, w) for x, w in zip(columns, parts, strict=True)]

@@ -34,8 +34,9 @@ def attend(
 
     `window_BSC` holds the P rows before the first query, then the T rows of the queries.
     Query i sits at position `start + i` and sees the last `window` rows up to itself, and of
-    the entries the first `(start + i + 1) // ratio`, or those listed in `selected_BTK`
-    (-1 for none). Keys are values (report 2.3.3); the sink takes probability and adds nothing.
+    the entries the first `(start + i + 1) // ratio`, or those listed in `selected_BTK`, each at
+    most once (-1 for none). Keys are values (report 2.3.3); the sink takes probability and adds
+    nothing.
     """
     B, T, H, C = q_BTHC.shape
     past = window_BSC.shape[1] - T

@@ -4,7 +4,8 @@
 
 One call and two, in each mode of thinking, of the held-out split, greedy and unconstrained: what
 `dsv4 eval --only tools` asks, whose problems are those of seed 0. Choose among weights here, so
-that the evaluation stays fresh. The modes have different requests.
+that the evaluation stays fresh. The modes are asked the same requests, so that three answers tell
+little more than one.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dsv4.evaluation.benchmarks.problems import items as problem_items
 from dsv4.evaluation.question import Item, Target
 from dsv4.tasks.problem import EFFORTS, Ask
 
-PROBLEMS = 100
+PROBLEMS = 300
 
 
 def items(settings: Settings, target: Target) -> Iterator[Item]:

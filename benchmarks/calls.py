@@ -14,6 +14,7 @@ import argparse
 from collections import Counter
 
 from dsv4.chat.model import load
+from dsv4.errors import Dsv4Error
 from dsv4.evaluation.benchmarks.problems import item
 from dsv4.evaluation.local import LocalModel
 from dsv4.tasks.problem import EFFORTS, Ask
@@ -43,7 +44,10 @@ def main() -> None:
     ]
     right: Counter[str] = Counter()
     formed: Counter[str] = Counter()
-    target = LocalModel(load(args.model, "fast"))
+    try:
+        target = LocalModel(load(args.model, "fast"))
+    except Dsv4Error as error:
+        parser.error(str(error))
     try:
         for number, answer in target.answer([one.question for one in items]):
             one = items[number]

@@ -20,6 +20,7 @@ from nano_stages import ANSWERS, COPY_LENGTH, COPY_TOKENS, FROZEN, PRECISIONS, l
 
 from dsv4.chat import defaults
 from dsv4.data.corpora import Source
+from dsv4.errors import Dsv4Error
 from dsv4.training import Schedule
 from dsv4.training.policy import OPTIMIZER
 from dsv4.training.pretrain import Trained
@@ -52,10 +53,13 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32-compiled")
     parser.add_argument("--run", type=int, choices=RUNS, help="only this one")
     args = parser.parse_args()
+    try:
+        runs = [_run(run, args) for run in RUNS if args.run in (None, run)]
+    except Dsv4Error as error:
+        parser.error(str(error))
     if args.run is not None:
-        _run(args.run, args)
         return
-    mean([_run(run, args) for run in RUNS], args.model / "tokenizer.json", args.out / "model")
+    mean(runs, args.model / "tokenizer.json", args.out / "model")
     defaults.write_defaults(args.out / "model", ANSWERS)
 
 

@@ -126,8 +126,8 @@ def test_mixture_and_its_gradients(spread, spare, numerics, limit, monkeypatch):
             close(mine, reference, limit)
 
 
-@pytest.mark.parametrize("numerics", [BF16, EXACT])
-def test_weights_that_are_stored_quantised_are_computed(numerics):
+@pytest.mark.parametrize(("numerics", "limit"), [(BF16, 0.02), (EXACT, 1e-6)])
+def test_weights_that_are_stored_quantised_are_computed(numerics, limit):
     """As those of a large teacher are, which is asked while another model trains."""
     x = draw(6, 32)
     stored = [
@@ -136,10 +136,10 @@ def test_weights_that_are_stored_quantised_are_computed(numerics):
     ]
     plain = [weight.dequantize() for weight in stored]
     experts, weights = torch.zeros(6, 1, dtype=torch.int64), torch.ones(6, 1)
-    close(pooled.linear(x, stored[0], numerics), pooled.linear(x, plain[0], numerics))
-    close(sorted_moe.swiglu(x, *stored, 10.0, numerics), moe.swiglu(x, *plain, 10.0, EXACT))
+    close(pooled.linear(x, stored[0], numerics), pooled.linear(x, plain[0], numerics), limit)
+    close(sorted_moe.swiglu(x, *stored, 10.0, numerics), moe.swiglu(x, *plain, 10.0, EXACT), limit)
     mixed = sorted_moe.mixture(x, experts, weights, [tuple(stored)], 10.0, numerics)
-    close(mixed, moe.mixture(x, experts, weights, [tuple(plain)], 10.0, EXACT))
+    close(mixed, moe.mixture(x, experts, weights, [tuple(plain)], 10.0, EXACT), limit)
 
 
 def test_mixing_coefficients_and_their_gradients():

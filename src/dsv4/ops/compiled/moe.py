@@ -30,8 +30,8 @@ def mixture(
     limit: float,
     numerics: Numerics,
 ) -> Tensor:
-    """All routed experts; see the reference, which is faster on a CPU in float32, where a grouped
-    product has no kernel of its own (0.44 s for 0.64 to 0.85: 7,680 tokens of nano and back)."""
+    """All routed experts; see the reference, which is faster on a CPU in float32 (7,680 tokens of
+    nano, forward and back: 0.44 s, sorted 0.64 to 0.85)."""
     kept = any(not isinstance(matrix, Tensor) for triple in matrices for matrix in triple)
     if kept or (numerics.dtype == torch.float32 and not x_ND.is_cuda):
         return moe.mixture(x_ND, experts_NK, weights_NK, matrices, limit, numerics)

@@ -27,20 +27,20 @@ from dsv4.training.pretrain import Trained
 from dsv4.training.sft import SftConfig, fine_tune, prepare
 
 RUNS = (1, 2)
-SCHEDULE = Schedule(450, lr=7e-4, warmup=10, decay=0.5, floor=0.03, mtp=(0.0, 0.3))
+SCHEDULE = Schedule(600, lr=7e-4, warmup=10, decay=0.5, floor=0.03, mtp=(0.0, 0.3))
 
 CALLS = {
-    "tool_call": 500,
-    "tool_calls": 1500,
+    "tool_call": 800,
+    "tool_calls": 1900,
     "tool_session": 500,
-    "everyday_tool": 300,
-    "repeat": 3000,
+    "everyday_tool": 350,
+    "repeat": 3600,
 }
 """Problems of each task in the mix of a run: 2.1 of 3.3 million tokens, of which the steps read
 six of seven."""
-TEXT, KEPT = 6.0, 0.17
+TEXT, KEPT = 6.0, 0.21
 """Scale of the tuning mix, and how much of the rest of it is read besides (`nano_mix.KEPT`)."""
-COFFEE_KEPT = 0.035
+COFFEE_KEPT = 0.042
 """Share of the orders of coffee: more than the mix would keep of what is learned late and
 forgotten first."""
 
@@ -93,7 +93,7 @@ def mix(number: int) -> tuple[Source, ...]:
     left = {COFFEE.name, *(f"task_{name}" for name in CALLS)}
     kept = [source for source in copying(TEXT, COPY_LENGTH, rest=KEPT) if source.name not in left]
     own = [
-        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=40 + number)
+        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=60 + number)
         for name, count in CALLS.items()
     ]
     return (*kept, replace(COFFEE, keep=COFFEE_KEPT), *own)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nano_mix import COFFEE, OURS, copying
-from nano_stages import ANSWERS, COPY_LENGTH, COPY_TOKENS, FROZEN, PRECISIONS, line, mean
+from nano_stages import ANSWERS, COPY_LENGTH, COPY_TOKENS, FROZEN, PRECISIONS, finished, line, mean
 
 from dsv4.chat import defaults
 from dsv4.data.corpora import Source
@@ -80,12 +80,7 @@ def _run(number: int, args: argparse.Namespace) -> Trained:
         precision=args.precision,
         checkpoint_every=40,
     )
-    trained = fine_tune(prepare(config, print), report=line, status=print)
-    if not trained.finished:
-        raise SystemExit(
-            f"{config.out.name}: stopped after step {trained.step}; run again to go on"
-        )
-    return trained
+    return finished(config.out.name, fine_tune(prepare(config, print), report=line, status=print))
 
 
 def mix(number: int) -> tuple[Source, ...]:

@@ -110,7 +110,7 @@ def _run(name: str, scale: Scale, args: argparse.Namespace) -> Trained:
     if name in COPIES:
         return _copy(name, scale, args)
     if name == "copy":
-        runs = [_copy(one, scale, args) for one in COPIES]
+        runs = [finished(one, _copy(one, scale, args)) for one in COPIES]
         start = mean(runs, args.out / "pretrain" / "tokenizer.json", args.out / "copy" / "mean")
         config = replace(_copies(name, scale, args), init=start, schedule=scale.copy)
         return fine_tune(prepare(config, print), report=line, status=print)
@@ -175,12 +175,16 @@ def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
     )
 
 
+def finished(name: str, trained: Trained) -> Trained:
+    """The run, if it came to its end. Otherwise the recipe stops here."""
+    if not trained.finished:
+        raise SystemExit(f"{name}: stopped after step {trained.step}; run again to go on")
+    return trained
+
+
 def mean(runs: list[Trained], tokens: Path, folder: Path) -> Path:
-    """A folder with the mean of the weights of runs that began with the same ones (model soups,
-    Wortsman et al. 2022). tokens: their tokenizer."""
-    left = sum(not run.finished for run in runs)
-    if left:
-        raise SystemExit(f"{left} of {len(runs)} runs have to be finished first: run them again")
+    """A folder with the mean of the weights of finished runs that began with the same ones (model
+    soups, Wortsman et al. 2022). tokens: their tokenizer."""
     weights = [dict(run.model.named_parameters()) for run in runs]
     with torch.no_grad():
         for name, parameter in weights[0].items():
@@ -223,9 +227,7 @@ def _stage(out: Path, tokens: Path, run: Callable[[], Trained]) -> None:
     folder = out / "model"
     if (folder / "config.json").is_file():
         return
-    trained = run()
-    if not trained.finished:
-        raise SystemExit(f"{out.name}: stopped after step {trained.step}; run again to go on")
+    trained = finished(out.name, run())
     checkpoint.export_released(trained.model, folder, overwrite=True)
     shutil.copyfile(tokens, folder / "tokenizer.json")
     defaults.write_defaults(folder, ANSWERS)

@@ -127,5 +127,11 @@ def test_the_last_copy_begins_with_the_mean_of_the_others(stages, tmp_path):
     folder = stages.mean([Trained(model, 2, True) for model in models], tokens, tmp_path / "mean")
     stored = checkpoint.load(folder).embed.weight.float()
     assert torch.allclose(stored, mean, rtol=2**-8, atol=0)  # in bfloat16
-    with pytest.raises(SystemExit, match="1 of 1 runs have to be finished"):
-        stages.mean([Trained(models[0], 1, False)], tokens, tmp_path / "mean")
+
+
+def test_a_copy_that_stops_stops_the_recipe(stages, tmp_path, monkeypatch):
+    for name in ("pretrain", "tune"):
+        run(stages, monkeypatch, tmp_path, "--stage", name)
+    with pytest.raises(SystemExit, match="copy-1: stopped after step 1"):
+        run(stages, monkeypatch, tmp_path, "--stage", "copy", "--max-minutes", "0")
+    assert not (tmp_path / "copy-2").exists()

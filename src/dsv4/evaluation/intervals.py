@@ -22,8 +22,9 @@ class Estimate(NamedTuple):
     high: float
 
 
-def wilson(right: int, count: int) -> Estimate:
-    """The share of `right` among `count` trials (Wilson 1927); stays inside [0, 1]."""
+def wilson(right: float, count: int) -> Estimate:
+    """The share of `right` among `count` trials (Wilson 1927); stays inside [0, 1]. A trial that is
+    several answers can be right in part."""
     if not count:
         return Estimate(math.nan, 0.0, 1.0)
     share, z2 = right / count, Z * Z / count

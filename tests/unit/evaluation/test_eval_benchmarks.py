@@ -18,6 +18,7 @@ from dsv4.data.corpora import STANDARD_LIBRARY, Source, read
 from dsv4.data.documents import Text
 from dsv4.encoding.events import Reply
 from dsv4.errors import DataError, UsageError
+from dsv4.evaluation import intervals
 from dsv4.evaluation.benchmark import Benchmark, Settings, run
 from dsv4.evaluation.benchmarks import retrieval, samples, text
 from dsv4.evaluation.benchmarks.arithmetic import ARITHMETIC, INFILL
@@ -155,6 +156,33 @@ def test_thinking_is_compared_on_the_same_sums(tmp_path: Path) -> None:
     assert found["off, level 3", "right"] == (0, 3)
     assert found["high minus off", "difference"] == (1, 12)
     assert found["max minus off", "difference"] == (0, 12)
+
+
+def test_calls_of_one_request_count_as_one_answer(tmp_path: Path) -> None:
+    asked: dict[str, dict[str, tuple[object, ...]]] = {}
+    for item in TOOLS.items(Settings(limit=3), _says("")):
+        assert isinstance(item.question, Chat)
+        task, effort = item.group.split(", ")
+        request = (item.question.messages, repr(item.question.tools))
+        asked.setdefault(effort, {})[f"{task}/{item.id.split('/')[1]}"] = request
+    assert asked["off"] == asked["high"] == asked["max"]
+    assert len(set(asked["off"].values())) == 6
+
+    right = {
+        problem.messages: problem.reply
+        for task in ("tool_call", "tool_calls")
+        for problem in problems(task, 30, split="heldout", ask=Ask("off"))
+    }
+
+    def answer(question: Question) -> Answer:
+        assert isinstance(question, Chat)
+        good = question.effort == "high"
+        return Said("", right[question.messages] if good else Reply(None, "none"), True)
+
+    result = run(TOOLS, Known(answer), Settings(limit=3), tmp_path)
+    (row,) = [r for r in result.rows if (r.group, r.measure) == ("all", "right_arguments")]
+    assert (row.count, row.mean) == (18, pytest.approx(1 / 3))
+    assert intervals.wilson(2, 6)[1:] == pytest.approx((row.low, row.high))
 
 
 def test_blimp_wants_the_good_sentence_strictly_more_likely(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dsv4.cli.training import (
     finish,
     following,
     read_recipe,
+    refuse_beside_recipe,
     tell,
     with_options,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def sft(
+    context: typer.Context,
     model: ModelArgument,
     out: Annotated[
         Path, typer.Argument(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
@@ -94,7 +96,8 @@ def sft(
     """Fine-tune a model on conversations.
 
     Learned is what the assistant says, thinking and tool calls included; what users, systems and
-    tools say is only read. A record is {"messages": [{"role": ..., "content": ...}]} or
+    tools say is only read. With --recipe the recipe says what is read and how it is learned, and
+    MODEL what is trained. A record is {"messages": [{"role": ..., "content": ...}]} or
     {"prompt": ..., "response": ...}; {"text": ...} is learned as a whole.
 
     Checkpoints and metrics.jsonl go to OUT; Ctrl-C saves and stops, the same command goes on.
@@ -104,8 +107,10 @@ def sft(
 
     if recipe is None and not files and not task:
         raise UsageError("there is nothing to learn from", "give --files, --task or --recipe")
-    if recipe is not None and (files or task):
-        raise UsageError("--recipe excludes --files and --task", "drop one of them")
+    if recipe is not None:
+        refuse_beside_recipe(context)
+
+    from dataclasses import replace
 
     from dsv4 import locate
     from dsv4.training.optimizer import OptimizerSettings
@@ -114,7 +119,7 @@ def sft(
 
     folder = locate.folder(model)
     if recipe is not None:
-        config = read_recipe(recipe, corpora, out, SftConfig)
+        config = replace(read_recipe(recipe, corpora, out, SftConfig), init=folder)
     else:
         sources = sources_of(files or [], task or [], "train" if heldout else None)
         config = SftConfig(

@@ -24,6 +24,7 @@ from dsv4.cli.training import (
     finish,
     following,
     read_recipe,
+    refuse_beside_recipe,
     tell,
     with_options,
 )
@@ -38,6 +39,7 @@ of thinking was written by rule."""
 
 
 def train(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Argument(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
     ],
@@ -48,28 +50,28 @@ def train(
     ] = None,
     files: Annotated[
         list[str] | None,
-        typer.Option(help="Without a recipe: glob of .jsonl(.xz) files below --corpora; repeat."),
+        typer.Option(help="Glob of .jsonl(.xz) files below --corpora; repeat."),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Without a recipe: the architecture (a preset or config.json)."),
+        typer.Option(help="The architecture (a preset or config.json)."),
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Without a recipe: model or checkpoint folder whose weights to go on "
+            help="Model or checkpoint folder whose weights to go on "
             "from; its architecture unless --preset names another.",
             metavar="MODEL",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Without a recipe: optimizer steps.", min=1)] = 1000,
-    rate: Annotated[float, typer.Option(help="Without a recipe: peak learning rate.")] = 1e-3,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 1000,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     batch_tokens: BatchTokens = 8192,
     accumulate: Accumulate = 1,
     ramp: Annotated[
         float, typer.Option(help="Share of the steps over which their number grows to that.")
     ] = 0.0,
-    max_length: Annotated[int, typer.Option(help="Without a recipe: longest row.", min=2)] = 512,
+    max_length: Annotated[int, typer.Option(help="Longest row.", min=2)] = 512,
     length: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,7 +94,7 @@ def train(
     optimizer: OptimizerName = "muon",
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Without a recipe: a tokenizer.json; else that of --init, or a new one."),
+        typer.Option(help="A tokenizer.json; else that of --init, or a new one."),
     ] = None,
     tokenizer_only: Annotated[
         bool, typer.Option("--tokenizer-only", help="Stop when OUT/tokenizer.json is trained.")
@@ -109,6 +111,8 @@ def train(
 
     Checkpoints and metrics.jsonl go to OUT; Ctrl-C saves and stops, the same command goes on.
     A finished run leaves the model in OUT/model, in the released layout, with its curves.
+    With --recipe the recipe says what is trained and how: --corpora, --precision, --device and
+    what comes after it in the list can be given besides.
 
     On several devices: torchrun --nproc-per-node 2 -m dsv4 train OUT ...
     """
@@ -116,8 +120,8 @@ def train(
 
     if recipe is None and not files:
         raise UsageError("there is nothing to train on", "give --files or --recipe")
-    if recipe is not None and files:
-        raise UsageError("--recipe and --files exclude each other", "drop one of them")
+    if recipe is not None:
+        refuse_beside_recipe(context)
 
     from dsv4.data.corpora import Source
     from dsv4.training.config import TrainConfig

@@ -51,6 +51,12 @@ PieceMib = Annotated[
 ]
 MaxMinutes = Annotated[float | None, typer.Option(help="Save and stop after this long.", min=0)]
 
+BESIDE_RECIPE = frozenset(
+    "model out corpora recipe tokenizer_only precision device recompute checkpoint_every "
+    "piece_mib max_minutes".split()
+)
+"""Arguments and options that a recipe leaves to the command."""
+
 SHOW_SECONDS = 10.0
 """At least this long between two lines of progress where there is no terminal."""
 
@@ -71,6 +77,18 @@ def read_recipe(recipe: Path, corpora: Path, out: Path, kind: type[C]) -> C:
     if not isinstance(made, kind):
         raise UsageError(f"config() of {recipe} returned a {type(made).__name__}", wanted)
     return made
+
+
+def refuse_beside_recipe(context: typer.Context) -> None:
+    """Raise UsageError for an option that was given although the recipe says it."""
+    from dsv4.errors import UsageError
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and name not in BESIDE_RECIPE:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for runs without a recipe", "change it in the recipe")
 
 
 def with_options(
@@ -181,9 +199,10 @@ def _lines(steps: int, shown: tuple[str, ...]) -> Callable[[dict[str, Any]], Non
     first: int | None = None
 
     def report(record: dict[str, Any]) -> None:
-        nonlocal last, first
+        nonlocal last, first, began
         if "event" in record:
             note(_event(record))
+            first, began = None, time.monotonic()  # back at an earlier step
             return
         step, now = int(record["step"]), time.monotonic()
         first = step - 1 if first is None else first

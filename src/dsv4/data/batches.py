@@ -153,7 +153,7 @@ class Batches:
             full = len(waiting) // size * size
             plan += [waiting[at : at + size] for at in range(0, full, size)]
             carried = waiting[full:]  # joins the next longer bucket, at the price of padding
-        if len(carried) and not plan:
+        if len(carried):
             plan.append(carried)
         return [plan[at] for at in draw.permutation(len(plan))]
 

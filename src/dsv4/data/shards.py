@@ -23,6 +23,7 @@ import numpy.typing as npt
 from dsv4.data.corpora import Source, read
 from dsv4.data.documents import Document, TextEncoder, encode_document
 from dsv4.errors import DataError, UsageError
+from dsv4.files import replace_text
 
 _FORMAT = 3  # of the shard and of how documents are encoded
 _SAMPLE = 64  # problems that tell one version of a task from another
@@ -100,7 +101,7 @@ def build_shards(
         )
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.json"
-    known: dict[str, list[str]] = json.loads(index.read_text()) if index.is_file() else {}
+    known = _known(index)
     marks = {source.name: _fingerprint(source, corpora, version) for source in sources}
     for source in sources:
         paths = _paths(folder, source.name)
@@ -117,8 +118,18 @@ def build_shards(
                 np.save(file, array)
             os.replace(temporary, path)
         known[source.name] = marks[source.name]
-        index.write_text(json.dumps(known, indent=1))
+        replace_text(index, json.dumps(known, indent=1))
     return [open_shard(folder, source.name) for source in sources]
+
+
+def _known(index: Path) -> dict[str, list[str]]:
+    """The fingerprints of an index, if there is one. Raises DataError if it is damaged."""
+    if not index.is_file():
+        return {}
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise DataError(f"{index} is damaged: {error}", "delete the folder") from error
 
 
 def open_shard(folder: Path, name: str) -> Shard:

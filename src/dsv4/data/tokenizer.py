@@ -17,6 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from dsv4.data.documents import Document, texts
 from dsv4.encoding.control import BOS, EOS, RELEASED_IDS
 from dsv4.errors import DataError
+from dsv4.files import replace_text
 
 PAD = "<｜▁pad▁｜>"
 CONTROL = (BOS, EOS, PAD, *(token for token in RELEASED_IDS if token not in (BOS, EOS)))
@@ -74,5 +75,4 @@ def train_tokenizer(
     spec = json.loads(tokenizer.to_str())
     for token in spec["added_tokens"]:
         token["special"] = token["content"] in _SPECIAL
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(spec, ensure_ascii=False, indent=1), encoding="utf-8")
+    replace_text(path, json.dumps(spec, ensure_ascii=False, indent=1))

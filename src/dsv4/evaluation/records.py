@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from dsv4.errors import DataError, UsageError
+from dsv4.files import replace_text
 
 _FORMAT = 1
 
@@ -63,10 +63,7 @@ class Records:
         self._file.flush()
 
     def _rewrite(self, lines: list[str]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".new")
-        new.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(new, self.path)
+        replace_text(self.path, "".join(line + "\n" for line in lines))
 
 
 def stored(path: Path, fingerprint: str) -> dict[str, Record]:

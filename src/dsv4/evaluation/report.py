@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -18,6 +17,7 @@ from dsv4.errors import DataError, UsageError
 from dsv4.evaluation import published
 from dsv4.evaluation.benchmark import Result, Row
 from dsv4.evaluation.benchmarks.catalogue import BENCHMARKS
+from dsv4.files import replace_text
 from dsv4.pricing.price import money
 
 FILE_NAME = "results.json"
@@ -37,10 +37,7 @@ class Report:
     def save(self, folder: Path) -> Path:
         """Write `results.json`."""
         path = folder / FILE_NAME
-        folder.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(self.json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        os.replace(new, path)
+        replace_text(path, json.dumps(self.json(), indent=1, ensure_ascii=False) + "\n")
         return path
 
     def json(self) -> dict[str, Any]:
@@ -233,9 +230,7 @@ def write_card(path: Path, section: str) -> None:
     Raises UsageError for a card without the two marks.
     """
     before, after = card_around(path)
-    new = path.with_suffix(path.suffix + ".new")
-    new.write_text(f"{before}{BEGIN}\n{section.strip()}\n{END}{after}", encoding="utf-8")
-    os.replace(new, path)
+    replace_text(path, f"{before}{BEGIN}\n{section.strip()}\n{END}{after}")
 
 
 def card_around(path: Path) -> tuple[str, str]:

@@ -14,11 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dsv4.errors import UsageError
+
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, if it started this one, inside a `with` block."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started() == 1:
         yield
         return
     if device.startswith("cuda"):
@@ -28,6 +30,17 @@ def joined(device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def refuse(what: str) -> None:
+    """Raise UsageError if torchrun started several processes, for what runs in one."""
+    if started() > 1:
+        raise UsageError(f"{what} runs in one process", "start it without torchrun")
+
+
+def started() -> int:
+    """How many processes torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ A checkpoint `step-0000100` holds `weights-*`, `optimizer-*`, `objective-*` and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -37,12 +38,14 @@ class Training:
 
     Weights are the parameters that were to be trained when this was made, and all buffers and
     parameters moved otherwise (router biases): frozen weights come from where they came from.
+    origin: digest of the weights that the run began with (`origin`).
     """
 
     model: nn.Module
     optimizer: Optimizer
     objective: Objective[Any]
     trained: frozenset[str]
+    origin: str
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of what is saved of the model."""
@@ -69,8 +72,9 @@ class Folder:
         self._path, self._piece_bytes = path, piece_bytes
 
     def all(self) -> list[Path]:
-        """The complete checkpoints, oldest first."""
-        return sorted(p for p in self._path.glob("step-*") if p.is_dir() and not p.suffix)
+        """The complete checkpoints in the order of their steps, then of recoveries."""
+        found = (p for p in self._path.glob("step-*") if p.is_dir() and not p.suffix)
+        return sorted(found, key=_order)
 
     def save(
         self,
@@ -103,7 +107,8 @@ class Folder:
                     pass
         if writes:
             with (part / "state.json").open("w", encoding="utf-8") as file:
-                json.dump({**state, "regular": regular, "files": files}, file, indent=1)
+                whole = {**state, "origin": training.origin, "regular": regular, "files": files}
+                json.dump(whole, file, indent=1)
             pieces.sync(part / "state.json")
             pieces.sync(part)
             os.replace(part, final)
@@ -116,9 +121,12 @@ class Folder:
         """Load the newest intact checkpoint; None if there is none.
 
         regular: of the regular ones. A damaged one is set aside with a warning, and the one
-        before it is taken. Raises CheckpointError if all are damaged, or one is of another model.
+        before it is taken. Raises CheckpointError if all are damaged, or one is of another model
+        or of a run that began with other weights.
         """
-        damaged = None
+        if parallel.rank() == 0:
+            for part in self._path.glob("step-*.part"):  # of a process that was killed
+                shutil.rmtree(part)
         for path in reversed(self.all()):
             try:
                 state = _state(path)
@@ -126,19 +134,27 @@ class Folder:
                     continue
                 kinds = (*_kinds(training), "routes")
                 tensors = {kind: pieces.read(path, kind, state["files"]) for kind in kinds}
-            except (OSError, ValueError, KeyError, CheckpointError) as error:
-                damaged = error
+            except (FileNotFoundError, ValueError, KeyError, CheckpointError) as error:
                 logger.warning("%s can not be read (%s); going back to the one before", path, error)
                 parallel.wait()
                 if parallel.rank() == 0:
-                    os.replace(path, path.with_name(f"{path.name}.damaged"))
+                    _set_aside(path)
                 continue
-            _put_back(path, training, tensors)
+            _put_back(path, training, state, tensors)
             return Restored(state, tensors["routes"])
-        if damaged is not None:
+        if any(self._path.glob("step-*.damaged")):
             hint = f"{self._path} holds what is left of them; start in another folder"
-            raise CheckpointError("every checkpoint of this run is damaged", hint) from damaged
+            raise CheckpointError("every checkpoint of this run is damaged", hint)
         return None
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints beyond a step that the run went back to; every process has to
+        ask."""
+        parallel.wait()
+        if parallel.rank() == 0:
+            for path in self.all():
+                if _order(path)[0] > step:
+                    shutil.rmtree(path)
 
     def _prune(self) -> None:
         every = self.all()
@@ -159,7 +175,19 @@ def _kinds(training: Training) -> dict[str, Iterable[tuple[str, Tensor]]]:
     }
 
 
-def _put_back(path: Path, training: Training, tensors: dict[str, dict[str, Tensor]]) -> None:
+def _put_back(
+    path: Path,
+    training: Training,
+    state: Mapping[str, Any],
+    tensors: dict[str, dict[str, Tensor]],
+) -> None:
+    # Earlier versions did not say it; processes after the first have other parts of the weights.
+    began_elsewhere = state.get("origin", training.origin) != training.origin
+    if parallel.any_of(began_elsewhere and parallel.rank() == 0):
+        raise CheckpointError(
+            f"{path} is of a run that began with other weights",
+            "the folder belongs to a run from another model or seed; choose another one",
+        )
     own, saved = dict(training.weights()), tensors["weights"]
     if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
         odd = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
@@ -179,11 +207,34 @@ def _state(path: Path) -> dict[str, Any]:
     return state
 
 
+def _order(path: Path) -> tuple[int, int]:
+    """Step and recoveries of a checkpoint, by its name."""
+    _, step, *recoveries = path.name.split("-")
+    return int(step), int(recoveries[0].removeprefix("r")) if recoveries else 0
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, in the place of one that was set aside before."""
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(path, aside)
+
+
 def _is_regular(path: Path) -> bool:
     try:
         return bool(_state(path)["regular"])
     except (OSError, ValueError, KeyError):
         return False
+
+
+def origin(model: nn.Module) -> str:
+    """A digest of a model's weights: names, shapes and the first number of each, which every
+    division between processes leaves in the first of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.named_parameters():
+        first = parallel.own_part(parameter.detach()).flatten()[:1].float().tolist()
+        digest.update(f"{name} {list(parameter.shape)} {first}\n".encode())
+    return digest.hexdigest()
 
 
 def is_checkpoint(path: Path) -> bool:

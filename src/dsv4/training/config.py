@@ -24,6 +24,8 @@ class RunConfig:
     documents are cut.
     precision: `float32-compiled` computes with compiled ops (`ops/compiled`), `bfloat16` besides
     with products in bfloat16, only worth it where the processor does so natively.
+    frozen: parts of names; weights that have one of them in theirs stay as they are, such as
+    `engram.embed`, of whose rows a short run meets few.
     device: where the model is, `cpu` or `cuda`. recompute: keep only what enters each layer for
     the backward pass and compute the layer again: less memory, a third more work.
     The others are those of `LoopSettings`, which also says what they mean.
@@ -40,6 +42,7 @@ class RunConfig:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     clip: float = 1.0
     bias_speed: float = 1e-3
+    frozen: tuple[str, ...] = ()
     quantise_from: float = 1.0
     eval_every: int = 100
     eval_batches: int = 8

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsv4 import parallel
 from dsv4.data.batches import Batches, Mix
 from dsv4.data.corpora import Source
 from dsv4.data.shards import build_shards, digest
@@ -14,6 +15,7 @@ from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.training.config import RunConfig
 from dsv4.training.distill_objective import OffPolicy, OnPolicy
+from dsv4.training.frozen import freeze
 from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report
 from dsv4.training.objective import Objective
@@ -69,9 +71,12 @@ def train_distill(
     """Run (or resume) distillation in `config.out`; returns the student as far as it got.
 
     Raises ConfigError, CheckpointError and EncodingError for folders that are no sound models
-    with a vocabulary, UsageError for vocabularies that differ and questions without a teacher.
+    with a vocabulary, UsageError for vocabularies that differ, questions without a teacher and
+    several processes.
     """
+    parallel.refuse("distillation")
     model = load_policy(config.init, quantise=config.quantise_from == 0)
+    freeze(model, config.frozen)
     with training_form(model, config.precision, device=config.device, recompute=config.recompute):
         teachers = [Teacher(teacher, config.init, config.device) for teacher in config.teachers]
         objective = _objective(config, model, teachers, status)

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from dsv4 import parallel
 from dsv4.config import ModelConfig
 from dsv4.data.batches import Position
-from dsv4.errors import TrainingError
+from dsv4.errors import CheckpointError, TrainingError
 from dsv4.training.activations import largest_activations
 from dsv4.training.anticipation import Anticipation, Fetched
-from dsv4.training.checkpoint import PIECE_BYTES, Folder, Restored, Training
+from dsv4.training.checkpoint import PIECE_BYTES, Folder, Restored, Training, origin
+from dsv4.training.frozen import is_frozen
 from dsv4.training.gradients import clip, complete
 from dsv4.training.loss import move_biases
 from dsv4.training.metrics import Log, Record, Report, means, overload, sum_loads
@@ -46,7 +47,8 @@ class LoopSettings:
     """What the loop needs besides model and objective.
 
     out: run folder (checkpoints, metrics.jsonl). clip: norm that gradients are scaled down to.
-    bias_speed: how far an expert's selection bias moves per step.
+    bias_speed: how far an expert's selection bias moves per step, unless its name has one of the
+    parts `frozen`.
     quantise_from: share of the run after which the forward pass sees weights as the released
     formats round them (1: never). eval_every, checkpoint_every: steps between them.
     piece_bytes: the most tensor data of a checkpoint's file.
@@ -59,6 +61,7 @@ class LoopSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     clip: float = 1.0
     bias_speed: float = 1e-3
+    frozen: tuple[str, ...] = ()
     quantise_from: float = 1.0
     eval_every: int = 100
     checkpoint_every: int = 50
@@ -86,9 +89,10 @@ class Trainer:
         self.optimizer = Optimizer(model, config, settings.optimizer)
         self.step, self.tokens, self.position, self.recoveries = 0, 0, Position(), 0
         self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self._training = Training(model, self.optimizer, objective, frozenset(self._trained))
+        trained = frozenset(self._trained)
+        self._training = Training(model, self.optimizer, objective, trained, origin(model))
         self._formats = released_formats(config)
-        self._biases = _router_biases(model, config)
+        self._biases = _router_biases(model, config, settings.frozen)
         self._log = Log(settings.out / "metrics.jsonl")
         self._folder = Folder(settings.out / "checkpoints", settings.piece_bytes)
         spikes = settings.spikes if objective.foresees else None
@@ -99,13 +103,20 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the newest intact checkpoint, if there is one.
 
-        Metrics past it are dropped: they will be written again.
+        Metrics past it are dropped: they will be written again. Raises CheckpointError for a
+        folder of another run, or of one that is further than the schedule goes.
         """
         restored = self._folder.restore(self._training)
         if restored is None:
             self._log.clear()
             return False
         self._load(restored)
+        steps = self.settings.schedule.steps
+        if self.step > steps:
+            raise CheckpointError(
+                f"{self.settings.out} holds a run after step {self.step}, which has {steps} here",
+                "ask for more steps, or choose another folder",
+            )
         self._log.rewind(self.step, self.recoveries)
         return True
 
@@ -125,7 +136,7 @@ class Trainer:
                     last = self.step == settings.schedule.steps
                     if self.step % settings.eval_every == 0 or last:
                         record |= self.validate()
-                self._log.write(record)
+                    self._log.write(record)
                 report(record)
                 limit = settings.max_minutes
                 self._stop |= limit is not None and time.monotonic() - began > 60 * limit
@@ -244,9 +255,9 @@ class Trainer:
         self.recoveries = recoveries
         self._fetching.start(at + self._spikes.settings.steps)
         self._spikes.losses = []
+        self._folder.drop_after(self.step)
         dropped = self._log.rewind(self.step, recoveries)
-        self.save()
-        return {
+        event: Record = {
             "event": "spike",
             "step": self.step,
             "recoveries": recoveries,
@@ -255,6 +266,9 @@ class Trainer:
             "grad_norm": norm if math.isfinite(norm) else str(norm),
             "losses_before": [record["loss"] for record in dropped if "loss" in record],
         }
+        self._log.write(event)
+        self.save()
+        return event
 
     def _load(self, restored: Restored) -> None:
         """Take over the numbers of a checkpoint whose tensors are in place."""
@@ -287,12 +301,15 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _router_biases(model: nn.Module, config: ModelConfig) -> dict[int, Tensor]:
-    """Layer number -> selection bias; the MTP block counts as the layer after the last."""
+def _router_biases(
+    model: nn.Module, config: ModelConfig, frozen: tuple[str, ...]
+) -> dict[int, Tensor]:
+    """Layer number -> selection bias that is to be moved; the MTP block counts as the layer after
+    the last."""
     named = dict(model.named_parameters()) | dict(model.named_buffers())
     found = {}
     for name, tensor in named.items():
-        if name.endswith("ffn.gate.bias"):
+        if name.endswith("ffn.gate.bias") and not is_frozen(name, frozen):
             where, number = name.split(".")[:2]
             found[int(number) + (config.num_hidden_layers if where == "mtp" else 0)] = tensor
     return found

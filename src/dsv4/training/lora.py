@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import torch
 
-from dsv4 import checkpoint
+from dsv4 import checkpoint, parallel
 from dsv4.checkpoint import layout
 from dsv4.config import ModelConfig
 from dsv4.errors import UsageError
@@ -100,8 +100,10 @@ def train_lora(
 ) -> Trained:
     """Run (or resume) it; the model that is returned holds its adapters (`adapters.save_adapter`).
 
-    Raises UsageError for a precision with compiled ops, which compute without adapters.
+    Raises UsageError for a precision with compiled ops, which compute without adapters, and
+    for several processes.
     """
+    parallel.refuse("training of adapters")
     if config.precision != "float32":
         raise UsageError(f"adapters do not train in {config.precision}", "in float32 they do")
     model = checkpoint.load(config.init)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dsv4 import parallel
 from dsv4.errors import DataError
+from dsv4.files import replace_text
 from dsv4.training.objective import Loss
 
 Record = dict[str, Any]
@@ -58,7 +59,7 @@ class Log:
                 dropped.append(record)
         parallel.wait()
         if parallel.rank() == 0:
-            self._path.write_text("".join(kept), encoding="utf-8")
+            replace_text(self._path, "".join(kept))
         return dropped
 
 

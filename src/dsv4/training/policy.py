@@ -31,11 +31,8 @@ def load_policy(folder: Path, *, quantise: bool) -> Transformer:
     return model
 
 
-def freeze_routers(model: Transformer) -> None:
-    """Keep the routers as they are, as RL does: which experts answer is not what is rewarded."""
-    for name, parameter in model.named_parameters():
-        if ".ffn.gate." in name:
-            parameter.requires_grad_(False)
+ROUTERS = ".ffn.gate."
+"""Part of their weights' names. RL keeps them: which experts answer is not what is rewarded."""
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:

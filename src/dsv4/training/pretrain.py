@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,11 @@ from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
+from dsv4.files import replace_text
 from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
 from dsv4.training.config import RunConfig, TrainConfig
+from dsv4.training.frozen import freeze
 from dsv4.training.initial import Status, initial_model
 from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import Trainer
@@ -112,6 +113,7 @@ def train_on(
     In one process the model is trained in place. In several (`parallel.joined`) it is divided
     between them, and what is returned is another, whole one.
     """
+    freeze(model, config.frozen)
     sizes = {"batch_tokens": config.batch_tokens, "max_length": config.max_length}
     stream = Stream(mix, config.schedule, seed=config.seed, **sizes)
     validation: tuple[Batch, ...] = ()
@@ -177,7 +179,7 @@ def _make_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
     if given is not None:
         if not Path(given).is_file():
             raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
-        shutil.copyfile(given, path)
+        replace_text(path, Path(given).read_text(encoding="utf-8"))
         return
     status("training the tokenizer")
     texts = (doc for source in config.sources for doc in read(source, config.corpora))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsv4 import parallel
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.training.config import RunConfig
+from dsv4.training.frozen import freeze
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report
 from dsv4.training.optimizer import OptimizerSettings
-from dsv4.training.policy import OPTIMIZER, freeze_routers, load_policy
+from dsv4.training.policy import OPTIMIZER, ROUTERS, load_policy
 from dsv4.training.precision import training_form
 from dsv4.training.pretrain import Status, Trained
 from dsv4.training.rollout_config import RolloutConfig
@@ -44,11 +46,12 @@ def train_rl(
     """Run (or resume) GRPO in `config.out`; returns the model as far as it got.
 
     Raises ConfigError, CheckpointError and EncodingError for a folder that is not a sound model
-    with a vocabulary, UsageError for unknown tasks and settings out of range.
+    with a vocabulary, UsageError for unknown tasks and settings out of range, or several processes.
     """
+    parallel.refuse("reinforcement learning")
     quantised = config.quantise_from == 0
     model = load_policy(config.init, quantise=quantised)
-    freeze_routers(model)
+    freeze(model, (ROUTERS, *config.frozen))
     tokenizer = Tokenizer.from_folder(config.init, model.config.vocab_size)
     source = config.rollouts.source(
         model, tokenizer, quantised=quantised, seed=config.seed, log=config.out / "rollouts"

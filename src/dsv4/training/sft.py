@@ -7,7 +7,6 @@ The language objective over conversations, infills and texts with their loss mas
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from dsv4.data.corpora import Source
 from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import CheckpointError, UsageError
-from dsv4.model.transformer import Transformer
+from dsv4.files import replace_text
 from dsv4.training.config import RunConfig
 from dsv4.training.initial import Status, initial_model
 from dsv4.training.metrics import Report
@@ -30,9 +29,8 @@ class SftConfig(RunConfig):
 
     init: folder of the model it starts from, with its tokenizer.json. sources, corpora: the mix,
     and the folder its files are in. epochs: passes over the mix; the schedule's `steps` are taken
-    from it. None: the schedule says. frozen: parts of names; parameters that have one of them in
-    theirs stay as they are, such as `engram.embed`, of whose rows a short run meets few.
-    heldout: sources for the validation loss, which is that of the learned tokens too.
+    from it. None: the schedule says. heldout: sources for the validation loss, which is that of
+    the learned tokens too.
     """
 
     init: Path
@@ -41,7 +39,6 @@ class SftConfig(RunConfig):
     epochs: float | None = 2.0
     heldout: tuple[Source, ...] = ()
     quantise_from: float = 0.0
-    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ def prepare(config: SftConfig, status: Status = lambda line: None) -> Prepared:
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / "tokenizer.json"
     with parallel.in_turn():
-        shutil.copyfile(given, path)
+        if not path.is_file() or path.read_bytes() != given.read_bytes():
+            replace_text(path, given.read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(path)
 
     def shards(sources: tuple[Source, ...], name: str) -> tuple[Shard, ...]:
@@ -115,18 +113,4 @@ def fine_tune(
     architecture = checkpoint.read_config(config.init)
     settle = config.quantise_from == 0
     model = initial_model(architecture, config.init, config.seed, status, settle=settle)
-    _freeze(model, config.frozen)
     return train_on(model, prepared.mix, prepared.heldout, config, report, status)
-
-
-def _freeze(model: Transformer, parts: tuple[str, ...]) -> None:
-    """Keep what has one of `parts` in its name. Raises UsageError for parts of no name."""
-    for part in parts:
-        found = [p for name, p in model.named_parameters() if part in name]
-        if not found:
-            raise UsageError(
-                f"no parameter has {part!r} in its name",
-                "names are those of model.safetensors.index.json",
-            )
-        for parameter in found:
-            parameter.requires_grad_(False)

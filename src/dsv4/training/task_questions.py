@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import cast, get_args
 
@@ -54,8 +55,8 @@ class Kind:
             share = float(weight) if weight else 1.0
         except ValueError:
             share = 0.0
-        if share <= 0:
-            raise UsageError(f"{text!r} has no weight above 0", "such as arithmetic:high=2")
+        if not 0 < share < inf:
+            raise UsageError(f"{text!r} has no finite weight above 0", "such as arithmetic:high=2")
         if effort and effort not in task(name).efforts:
             raise UsageError(
                 f"task {name} has no effort {effort!r}", "it has " + ", ".join(task(name).efforts)

@@ -10,6 +10,7 @@ Shapes: M positions, E hidden channels of the teacher, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ class TeacherConfig:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
+        if not 0 < self.weight < inf:
             raise UsageError(f"teacher {self.name} has weight {self.weight}", "above 0")
 
     def teaches(self, kind: str) -> bool:
@@ -62,7 +63,8 @@ class Teacher:
         if device != "cpu" or parameters(self._model.config).total < EXPAND_BELOW:
             expand_quantized(self._model)
         self._model.to(device)
-        if _vocabulary(student) != _vocabulary(config.folder):
+        same = self._model.config.vocab_size == checkpoint.read_config(student).vocab_size
+        if not same or _vocabulary(student) != _vocabulary(config.folder):
             raise UsageError(
                 f"teacher {config.name} has another vocabulary than the student",
                 "distributions can only be compared over the same tokens",

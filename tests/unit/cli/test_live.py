@@ -65,6 +65,16 @@ def test_lines_where_there_is_no_terminal(capsys, monkeypatch):
     assert "step 14: the loss went to 9.0; going on from step 8" in shown
 
 
+def test_lines_after_a_spike_that_led_back_before_the_first_step(capsys, monkeypatch):
+    monkeypatch.setattr("dsv4.cli.training.SHOW_SECONDS", 0.0)
+    with following(20) as report:
+        for record in ({**STEP, "step": 15}, EVENT, *({**STEP, "step": s} for s in range(9, 16))):
+            report(record)
+    shown = capsys.readouterr().err
+    assert all(f"step {step}/20" in shown for step in range(9, 16))
+    assert "-" not in shown
+
+
 def test_live_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with following(10, "reward") as report:

@@ -69,7 +69,9 @@ def test_lora_and_its_merge(folder, tmp_path, capsys):
     [
         (["rl", "--task", "nothing"], "there is no task 'nothing'"),
         (["rl", "--task", "arithmetic:loud"], "no effort 'loud'"),
-        (["rl", "--task", "arithmetic=-1"], "no weight above 0"),
+        (["rl", "--task", "arithmetic=-1"], "no finite weight above 0"),
+        (["rl", "--task", "arithmetic=nan"], "no finite weight above 0"),
+        (["rl", "--task", "arithmetic=inf"], "no finite weight above 0"),
         (["rl", "--task", "arithmetic", "--limit", "high"], "is no limit"),
         (["distill", "--teacher", "math"], "is no teacher"),
         (["distill", "--teacher", "math=MODEL"], "nothing to answer"),
@@ -83,6 +85,22 @@ def test_mistakes_are_told(folder, tmp_path, capsys, arguments, message):
     command, *rest = [part.replace("MODEL", str(folder)) for part in arguments]
     assert run(command, folder, tmp_path / "run", *rest) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lora", "--task", "arithmetic=3"],
+        ["rl", "--task", "arithmetic"],
+        ["distill", "--teacher", "math=MODEL:arithmetic"],
+    ],
+)
+def test_several_processes_are_refused(folder, tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command, *rest = [part.replace("MODEL", str(folder)) for part in arguments]
+    assert run(command, folder, tmp_path / "run", *rest) == 2
+    assert "in one process" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

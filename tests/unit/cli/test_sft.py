@@ -46,6 +46,28 @@ def test_tune_stop_and_go_on(folder, corpora, tmp_path, capsys):
     assert records[-1]["loss"] < records[0]["loss"]
 
 
+def test_a_recipe_says_how_and_the_command_what(folder, corpora, tmp_path, capsys):
+    recipe, out = tmp_path / "recipe.py", tmp_path / "run"
+    recipe.write_text(
+        "from pathlib import Path\n"
+        "from dsv4.data.corpora import Source\n"
+        "from dsv4.training import Schedule\n"
+        "from dsv4.training.sft import SftConfig\n"
+        "def config(corpora, out):\n"
+        "    talk = Source('talk', 'talk.jsonl', 1.0, 'CC0')\n"
+        "    return SftConfig(init=Path('nowhere'), sources=(talk,), corpora=corpora, out=out,\n"
+        "        schedule=Schedule(2, warmup=1), epochs=None, batch_tokens=128, max_length=64)\n"
+    )
+    command = ["sft", str(folder), str(out), "--corpora", str(corpora), "--recipe", str(recipe)]
+    for extra in (["--rate", "9"], ["--freeze", "x"], ["--no-quantise"], ["--batch-tokens", "64"]):
+        assert main([*command, *extra]) == 2
+        told = "--quantise" if extra[0] == "--no-quantise" else extra[0]
+        assert f"{told} is for runs without a recipe" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--checkpoint-every", "1"]) == 0
+    assert (out / "model" / "config.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("extra", "code"),
     [

@@ -112,6 +112,7 @@ def test_recipe(corpora: Path, small: Path, tmp_path: Path) -> None:
         (["--files", "*.txt"], 7),
         (["--recipe", "nowhere.py"], 2),
         (["--recipe", "nowhere.py", "--files", "*"], 2),
+        (["--recipe", "nowhere.py", "--batch-tokens", "64"], 2),
         (["--files", "*.jsonl", "--preset", "huge"], 3),
         (["--files", "*.jsonl", "--precision", "int8"], 2),
         (["--files", "*.jsonl", "--optimizer", "sgd"], 2),

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,21 @@ def test_a_teacher_of_another_vocabulary_is_refused(folders, tmp_path):
     (other / "tokenizer.json").write_text(text.replace('"a"', '"\\u0100"').replace("Ā", "a"))
     with pytest.raises(UsageError, match="vocabulary"):
         train_distill(config(folders, tmp_path / "run", teachers=(TeacherConfig("x", other),)))
+
+
+def test_a_teacher_of_more_logits_with_the_same_tokenizer_is_refused(folders, tmp_path):
+    made = checkpoint.read_config(folders["sums"])
+    checkpoint.synth(replace(made, vocab_size=made.vocab_size + 8), tmp_path / "wider")
+    shutil.copy(folders["sums"] / "tokenizer.json", tmp_path / "wider" / "tokenizer.json")
+    with pytest.raises(UsageError, match="vocabulary"):
+        teachers = (TeacherConfig("x", tmp_path / "wider"),)
+        train_distill(config(folders, tmp_path / "run", teachers=teachers))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_weights_of_teachers_are_finite_and_above_0(weight):
+    with pytest.raises(UsageError, match="has weight"):
+        TeacherConfig("a", Path("a"), weight=weight)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the bit, it stops when told."""
 
+import errno
 import json
 import logging
 import os
@@ -154,7 +155,7 @@ def test_half_written_checkpoints_are_ignored(tmp_path):
     (tmp_path / "checkpoints" / "step-0000009.part").mkdir()
     trainer = make(tmp_path, steps=3)
     assert trainer.resume() and trainer.step == 3
-    assert len(checkpoints(tmp_path)) == 2
+    assert len(list((tmp_path / "checkpoints").iterdir())) == len(checkpoints(tmp_path)) == 2
 
 
 FILES = [f"{kind}-00001.safetensors" for kind in ("weights", "optimizer", "objective", "routes")]
@@ -181,9 +182,47 @@ def test_a_run_with_nothing_but_damage_is_refused(tmp_path):
     make(tmp_path, steps=2).run()
     for path in checkpoints(tmp_path):
         (path / "state.json").unlink()
-    with pytest.raises(CheckpointError, match="damaged") as error:
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    for _ in range(2):  # the second time nothing is left to be set aside
+        with pytest.raises(CheckpointError, match="damaged") as error:
+            make(tmp_path, steps=2).resume()
+        assert "another folder" in error.value.hint
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
+    make(tmp_path, steps=2).run()
+    before = checkpoints(tmp_path)
+
+    def unreadable(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr("dsv4.training.pieces.checksum", unreadable)
         make(tmp_path, steps=2).resume()
-    assert "another folder" in error.value.hint
+    assert checkpoints(tmp_path) == before
+
+
+def test_the_same_step_can_be_damaged_twice(tmp_path):
+    for _ in range(2):
+        trainer = make(tmp_path, steps=3)
+        trainer.resume()
+        trainer.run()
+        (checkpoints(tmp_path)[-1] / "state.json").write_text("{")
+    assert make(tmp_path, steps=3).resume()
+
+
+def test_a_run_from_other_weights_or_with_fewer_steps_is_refused(tmp_path):
+    make(tmp_path, steps=3).run()
+    other = make(tmp_path, steps=3)
+    with torch.no_grad():
+        other.model.head.weight[0, 0] += 1
+    other = Trainer(other.model, CONFIG, other.objective, other.settings)
+    with pytest.raises(CheckpointError, match="began with other weights"):
+        other.resume()
+    with pytest.raises(CheckpointError, match=r"after step 3, which has 2 here"):
+        make(tmp_path, steps=2).resume()
+    assert make(tmp_path, steps=4).resume()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

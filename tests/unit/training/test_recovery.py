@@ -11,6 +11,7 @@ from tests.unit.training.small import new_model, new_trainer, numbers, read_log
 from dsv4.data.batches import Position
 from dsv4.errors import TrainingError
 from dsv4.training.anticipation import Anticipation
+from dsv4.training.checkpoint import Folder
 from dsv4.training.routing import given_routing, recorded_routing
 from dsv4.training.schedule import Schedule
 from dsv4.training.spikes import SpikeDetector, SpikeSettings
@@ -77,6 +78,59 @@ def test_a_run_cut_anywhere_around_a_spike_goes_on_exactly(whole, tmp_path, cut)
     assert again.resume() and again.step == cut
     assert again.run()
     assert read_log(tmp_path) == whole
+
+
+def stopped_at(step, out):
+    """A run of `spiky` that goes on in `out` and gets a signal when it is after that step again."""
+    trainer = spiky(out, value=50.0)
+    resumed = trainer.resume()
+
+    def stop_there(record):
+        if record["step"] == step and "event" not in record and record.get("lr") is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not trainer.run(stop_there)
+    return resumed, trainer.step
+
+
+def test_a_checkpoint_from_before_the_spike_but_beyond_where_it_went_back_to_is_gone(
+    whole, tmp_path
+):
+    """Stopped at 14, at 13 after the spike at 18, and going on from there."""
+    assert stopped_at(14, tmp_path) == (False, 14)
+    assert stopped_at(13, tmp_path) == (True, 13)
+    assert [path.name for path in Folder(tmp_path / "checkpoints").all()] == [
+        "step-0000006", "step-0000012", "step-0000012-r1", "step-0000013-r1"
+    ][-3:]  # fmt: skip
+    last = spiky(tmp_path, value=50.0)
+    assert last.resume() and (last.step, last.recoveries) == (13, 1)
+    assert last.run()
+    assert read_log(tmp_path) == whole
+
+
+def test_killed_while_it_goes_back_a_run_meets_the_spike_again(whole, tmp_path, monkeypatch):
+    real = Folder.save
+
+    def killed(self, training, state, routes, *, regular):
+        if state["recoveries"]:
+            raise KeyboardInterrupt
+        return real(self, training, state, routes, regular=regular)
+
+    monkeypatch.setattr(Folder, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        spiky(tmp_path, value=50.0).run()
+    monkeypatch.setattr(Folder, "save", real)
+    again = spiky(tmp_path, value=50.0)
+    assert again.resume() and (again.step, again.recoveries) == (12, 0)
+    assert again.run()
+    assert read_log(tmp_path) == whole
+
+
+def test_checkpoints_are_in_the_order_of_steps_and_recoveries(tmp_path):
+    names = ["step-0000012", "step-0000012-r9", "step-0000012-r10", "step-12345678"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert [path.name for path in Folder(tmp_path).all()] == names
 
 
 def test_a_loss_that_is_no_number_is_undone_too(tmp_path):

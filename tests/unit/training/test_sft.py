@@ -1,6 +1,7 @@
 """Fine-tuning: what is learned, from which weights, in how many steps."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -123,8 +124,11 @@ def test_what_is_frozen_stays_and_the_rest_moves(folder, corpora, tmp_path):
     for name, value in after.items():
         if any(part in name for part in frozen):
             assert torch.equal(value, before[name]), name
-    for name in ("head.weight", "layers.1.attn.wkv.weight"):
+    for name in ("head.weight", "layers.1.attn.wkv.weight", "layers.1.ffn.gate.bias"):
         assert not torch.equal(after[name], before[name]), name
+    plan = settings(folder, corpora, tmp_path / "routers", frozen=(".gate.",))
+    for name, value in fine_tune(prepare(plan)).model.named_parameters():
+        assert ".gate." not in name or torch.equal(value, before[name]), name
     with pytest.raises(UsageError, match=r"no parameter has 'layer\.'"):
         fine_tune(prepare(replace(plan, frozen=("layer.",))))
 
@@ -133,10 +137,10 @@ def test_epochs_become_steps(folder, corpora, tmp_path):
     plan = settings(folder, corpora, tmp_path, epochs=2.0)
     prepared = prepare(plan)
     documents = prepared.mix.shards[0].documents
-    rows = 256 // 64
-    assert prepared.config.schedule.steps == 2 * (documents // rows)
+    passes = math.ceil(documents / (256 // 64))
+    assert prepared.config.schedule.steps == 2 * passes
     half = prepare(replace(plan, schedule=replace(plan.schedule, accumulate=2)))
-    assert half.config.schedule.steps == documents // rows
+    assert half.config.schedule.steps == passes
 
 
 def test_mistakes(folder, corpora, tmp_path):

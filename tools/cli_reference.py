@@ -17,8 +17,8 @@ Written by `make docs` from the help of the commands; edit the docstrings in `sr
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 an
 unexpected error or a failed check, 2 wrong arguments, 3 a wrong configuration, 4 a damaged or
-missing model, 5 text that cannot be encoded, 7 a wrong corpus, 8 a request that cannot be
-served, 130 interrupted.
+missing model, 5 text that cannot be encoded, 6 a state that is no longer there, 7 a wrong corpus,
+8 a request that cannot be served, 9 a training that cannot go on, 130 interrupted.
 """
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def distill(
+    context: typer.Context,
     student: ModelArgument,
     out: Annotated[
         Path, typer.Argument(help="Run folder; an interrupted run in it goes on.", metavar="OUT")
@@ -45,7 +46,9 @@ def distill(
     rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW).")] = 5e-5,
     prompts: Annotated[int, typer.Option(help="Questions of a step.", min=1)] = 64,
     limit: Annotated[list[str] | None, typer.Option(help="EFFORT=TOKENS: longest answer.")] = None,
-    context: Annotated[int, typer.Option(help="Longest prompt and answer.", min=16)] = 2048,
+    length: Annotated[
+        int, typer.Option("--context", help="Longest prompt and answer.", min=16)
+    ] = 2048,
     corpora: Annotated[
         Path | None, typer.Option(help="Learn from texts instead: folder that holds them.")
     ] = None,
@@ -74,7 +77,7 @@ def distill(
     finished run leaves the student in OUT/model, in the released layout.
     """
     from dsv4 import locate
-    from dsv4.cli.training import finish, following, tell, with_options
+    from dsv4.cli.training import finish, following, refuse, tell, with_options
     from dsv4.training.distill_run import DistillConfig, train_distill
     from dsv4.training.schedule import Schedule
 
@@ -82,9 +85,12 @@ def distill(
     teachers = _teachers(teacher, weight or [])
     material: RolloutConfig | Texts
     if corpora is not None or files:
+        answered = ("task", "prompts", "limit", "length")
+        refuse(context, answered, "is about answers", "leave it out beside texts")
         material = _texts(corpora, files or [], seed)
     else:
-        material = _rollouts(teachers, task or [], prompts, limit or [], context)
+        refuse(context, ("max_length",), "is about texts", "--context is for answers")
+        material = _rollouts(teachers, task or [], prompts, limit or [], length)
     config = DistillConfig(
         init=folder,
         out=out,

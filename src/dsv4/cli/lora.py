@@ -78,7 +78,7 @@ def lora(
     from dsv4 import locate
     from dsv4.cli.console import note
     from dsv4.cli.sft import sources_of
-    from dsv4.cli.training import following, tell, with_options
+    from dsv4.cli.training import following, tell, told_unfinished, with_options
     from dsv4.training.adapters import save_adapter
     from dsv4.training.lora import LoraConfig, LoraSettings, train_lora
     from dsv4.training.schedule import Schedule
@@ -104,8 +104,7 @@ def lora(
     tell(f"{steps} steps")
     with following(steps) as report:
         trained = train_lora(config, prepared, report=report, status=tell)
-    if not trained.finished:
-        note(f"stopped after step {trained.step} of {steps}; run again to go on")
+    if told_unfinished(trained, steps):
         return
     save_adapter(trained.model, out / "adapter", model)
     note(f"{out / 'adapter'}: the adapter; dsv4 export {model} FOLDER --adapter merges it")

@@ -132,6 +132,11 @@ def main(arguments: list[str]) -> int:
         # once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}", "is there such a place, and room?", 1)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -195,10 +195,14 @@ def _init_folder(init: str | None) -> Path | None:
 
 
 def _architecture(preset: str | None, init: Path | None) -> ModelConfig:
-    """What `--preset` names, or what the folder to start from has."""
+    """What `--preset` names, or what the folder to start from has. Raises UsageError for a
+    checkpoint, which does not say it."""
     from dsv4 import checkpoint, config, presets
+    from dsv4.errors import UsageError
 
-    if preset is None and init is not None and (init / "config.json").is_file():
+    if preset is None and init is not None:
+        if not (init / "config.json").is_file():
+            raise UsageError(f"{init} does not say its architecture", "name it with --preset")
         return checkpoint.read_config(init)
     name = preset or "nano"
     if name not in presets.PRESETS and Path(name).exists():

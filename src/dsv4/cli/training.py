@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -28,7 +28,7 @@ BatchTokens = Annotated[
     int, typer.Option(help="Tokens of a micro-batch: rows times positions.", min=1)
 ]
 Accumulate = Annotated[int, typer.Option(help="Micro-batches of an optimizer step.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of weights and order.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights and order.", min=0, max=2**32 - 1)]
 OptimizerName = Annotated[
     str, typer.Option(help="Who trains the matrices: muon, or adamw to compare.")
 ]
@@ -81,14 +81,18 @@ def read_recipe(recipe: Path, corpora: Path, out: Path, kind: type[C]) -> C:
 
 def refuse_beside_recipe(context: typer.Context) -> None:
     """Raise UsageError for an option that was given although the recipe says it."""
+    others = {*context.params} - BESIDE_RECIPE
+    refuse(context, others, "is for runs without a recipe", "change it in the recipe")
+
+
+def refuse(context: typer.Context, names: Collection[str], why: str, hint: str) -> None:
+    """Raise UsageError if one of these options was given."""
     from dsv4.errors import UsageError
 
     for name in context.params:
         source = context.get_parameter_source(name)
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in BESIDE_RECIPE:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is for runs without a recipe", "change it in the recipe")
+        if name in names and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')} {why}", hint)
 
 
 def with_options(
@@ -103,6 +107,10 @@ def with_options(
     """The settings with the options that were given in the place of theirs."""
     from dataclasses import replace
 
+    if device is not None:
+        from dsv4.training.precision import check_device
+
+        check_device(device)
     given: dict[str, Any] = {
         "precision": None if precision is None else choice("--precision", precision, PRECISIONS),
         "device": device,
@@ -153,17 +161,23 @@ def following(steps: int, *shown: str) -> Iterator[Report]:
         yield report
 
 
+def told_unfinished(trained: Trained, steps: int) -> bool:
+    """Say how to go on with a run that is not finished. Exits with 130 if it was interrupted."""
+    if not trained.finished:
+        tell(f"stopped after step {trained.step} of {steps}; run again to go on")
+    if trained.interrupted and not trained.finished:
+        raise typer.Exit(130)
+    return not trained.finished
+
+
 def finish(trained: Trained, steps: int, folder: Path, origin: Path) -> None:
     """Write the model of a finished run to `folder`, with what belongs to it of the model folder
-    `origin`; say how to go on with a run that is not finished."""
+    `origin`; say how to go on with a run that is not finished, as `told_unfinished`."""
     import shutil
 
     from dsv4 import checkpoint, parallel
 
-    if parallel.rank():
-        return
-    if not trained.finished:
-        note(f"stopped after step {trained.step} of {steps}; run again to go on")
+    if told_unfinished(trained, steps) or parallel.rank():
         return
     checkpoint.export_released(trained.model, folder, overwrite=True)
     for name in KEPT:

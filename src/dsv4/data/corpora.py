@@ -92,7 +92,7 @@ def read(source: Source, corpora: Path) -> Iterator[Document]:
 
 
 def _records(source: Source, corpora: Path) -> Iterator[Document]:
-    paths = sorted(corpora.glob(source.files))
+    paths = matching(source.files, corpora)
     if not paths:
         raise DataError(
             f"no file matches {source.files} below {corpora}",
@@ -101,11 +101,22 @@ def _records(source: Source, corpora: Path) -> Iterator[Document]:
     return (
         document
         for path in paths
-        for record in read_records(path)
+        for number, record in _numbered(path)
         if not source.kinds or record.get("kind") in source.kinds
-        for document in to_documents(record, path)
+        for document in to_documents(record, f"{path}, line {number}")
         if _in_split(source, record.get("id"), document)
     )
+
+
+def matching(files: str, corpora: Path) -> list[Path]:
+    """The files that a pattern means, which is below `corpora` unless it begins at a root. Raises
+    DataError for what is no pattern."""
+    pattern = Path(files)
+    if not pattern.parts:
+        raise DataError("a source names no files", "a name or a pattern such as '*.jsonl'")
+    if pattern.is_absolute():
+        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    return sorted(corpora.glob(files))
 
 
 def _problems(source: Source, task: str) -> Iterator[Document]:
@@ -122,16 +133,27 @@ def from_problem(problem: Problem) -> Document:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a `.jsonl` or `.jsonl.xz` file. Raises DataError with the line."""
+    """The JSON objects of a `.jsonl` or `.jsonl.xz` file, blank lines left out. Raises DataError
+    with the line."""
+    return (record for _, record in _numbered(path))
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, record) of a file."""
     opened = lzma.open if path.suffix == ".xz" else open
     number = 0
     try:
-        with opened(path, "rt", encoding="utf-8") as lines:
+        with opened(path, "rt", encoding="utf-8-sig") as lines:  # some begin with a mark
             for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise DataError(f"{path}, line {number}: not a JSON object")
-                yield record
+                yield number, record
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {number}, column {error.colno}"
+        raise DataError(f"{place}: {error.msg}", "every line is one JSON object") from error
     except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"{path}, after line {number}: {error}") from error
 

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsv4.data.corpora import Source, read
+from dsv4.data.corpora import Source, matching, read
 from dsv4.data.documents import Document, TextEncoder, encode_document
 from dsv4.errors import DataError, UsageError
 from dsv4.files import replace_text
 
 _FORMAT = 3  # of the shard and of how documents are encoded
+_LOOK, _LOOKS = 1 << 16, 64  # bytes of a sample of a file, samples of a large one
 _SAMPLE = 64  # problems that tell one version of a task from another
 
 Progress = Callable[[str, int], None]
@@ -88,7 +89,7 @@ def build_shards(
     """Shards of all sources in `folder`, made anew unless what is there has the same origin.
 
     version: what identifies the tokenizer (its file's digest); together with the description and
-    file sizes of every source it makes the fingerprint. Epochs do not count: a mix can be
+    files of every source it makes the fingerprint. Epochs do not count: a mix can be
     re-weighted without tokenising again. Shards whose corpora are not on this machine stand for
     them: a mix can be tokenised on one machine and trained on another. Raises UsageError if two
     sources have one name, DataError for what `read` and `make_shard` can not use.
@@ -109,7 +110,7 @@ def build_shards(
             path.is_file() for path in paths
         ):
             continue
-        counted = _counted(read(source, corpora), source.name, progress)
+        counted = _counted(read(source, corpora), source, progress)
         shard = make_shard(source.name, counted, tokenizer, vocab_size)
         arrays = (shard.tokens, shard.offsets, np.asarray(shard.learned))
         for path, array in zip(paths, arrays, strict=True):
@@ -161,7 +162,7 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path, Path]:
 def _fingerprint(source: Source, corpora: Path, version: str) -> list[str]:
     """[what is asked for, what it was made from]; of a task, its first problems stand for all."""
     if source.task is None:
-        origin: list[Any] = [(p.name, p.stat().st_size) for p in sorted(corpora.glob(source.files))]
+        origin: list[Any] = [_looks(path) for path in matching(source.files, corpora)]
     else:
         first = read(replace(source, count=min(source.count, _SAMPLE)), corpora)
         origin = [repr(document) for document in first]
@@ -175,11 +176,31 @@ def _is_current(known: list[str] | None, mark: list[str], source: Source, corpor
     """Whether a shard holds what is asked for, as far as its origin can be seen from here."""
     if known is None or known[0] != mark[0]:
         return False
-    return known[1] == mark[1] or (source.task is None and not any(corpora.glob(source.files)))
+    return known[1] == mark[1] or (source.task is None and not matching(source.files, corpora))
 
 
-def _counted(documents: Iterable[Document], name: str, progress: Progress) -> Iterable[Document]:
+def _looks(path: Path) -> list[Any]:
+    """Name, size and a digest of a file, of large ones that of samples."""
+    size, digest = path.stat().st_size, hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        for start in range(0, size, max(_LOOK, size // _LOOKS)):
+            file.seek(start)
+            digest.update(file.read(_LOOK))
+    return [path.name, size, digest.hexdigest()]
+
+
+def _counted(
+    documents: Iterable[Document], source: Source, progress: Progress
+) -> Iterable[Document]:
+    """The documents, counted. Raises DataError if there is none."""
+    number = 0
     for number, document in enumerate(documents, 1):
         if number % 500 == 0:
-            progress(name, number)
+            progress(source.name, number)
         yield document
+    if not number:
+        kept = f" in the split {source.split!r}" if source.split else ""
+        raise DataError(
+            f"{source.files} has no documents{kept}",
+            "of a conversation the assistant says something; of few records none may be held out",
+        )

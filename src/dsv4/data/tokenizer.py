@@ -70,7 +70,7 @@ def train_tokenizer(
     if tokenizer.get_vocab_size() < vocab_size:
         raise DataError(
             f"the texts give only {tokenizer.get_vocab_size()} of {vocab_size} tokens",
-            "pass more text or a smaller vocab_size",
+            "more text, a tokenizer.json that is there already, or a smaller vocabulary (preset)",
         )
     spec = json.loads(tokenizer.to_str())
     for token in spec["added_tokens"]:

@@ -10,6 +10,7 @@ by one, as they would be without stacking: `mlp.experts.3.gate_proj`.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,19 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dsv4.checkpoint import names
 from dsv4.errors import CheckpointError
+from dsv4.files import replace_text
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import get_factor, get_weight, set_weight
 from dsv4.numerics.adapted import Adapted
 from dsv4.training.lora import adaptable
+from dsv4.training.origin import base_origin
+
+logger = logging.getLogger("dsv4.training")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_BASE = "dsv4.base"
+"""Metadata of the weights file: the base's `origin.base_origin`."""
 _PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _UNKNOWN = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 """Settings of PEFT that change what the tensors mean and that are not known here."""
@@ -82,8 +89,8 @@ def save_adapter(model: Transformer, folder: Path, base: str) -> None:
         "modules_to_save": None,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, folder / WEIGHTS, {"format": "pt", _BASE: base_origin(model)})
+    replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _suffix(module: str) -> str:
@@ -94,10 +101,12 @@ def _suffix(module: str) -> str:
 def attach_adapter(model: Transformer, folder: Path) -> int:
     """Put the adapters of a folder beside the model's weights; returns how many.
 
-    Raises CheckpointError for files that are missing or damaged, of another kind of adapter or of
-    another model.
+    Warns if they were trained beside other weights. Raises CheckpointError for files that are
+    missing or damaged, of another kind of adapter or of another model.
     """
-    scale, tensors = _read(folder)
+    scale, tensors, base = _read(folder)
+    if base and base != base_origin(model):
+        logger.warning("%s was trained beside other weights than these", folder)
     known = {module_name(name): name for name in adaptable(model.config)}
     count = 0
     while tensors:
@@ -134,16 +143,19 @@ def _attach(
     set_weight(model, name, made)
 
 
-def _read(folder: Path) -> tuple[float, dict[str, Tensor]]:
-    """The scale of an adapter's changes, and its tensors."""
+def _read(folder: Path) -> tuple[float, dict[str, Tensor], str]:
+    """The scale of an adapter's changes, its tensors, and what they were trained beside, if it
+    says so."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            base = (file.metadata() or {}).get(_BASE, "")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} holds no adapter: {str(error)[:200]}", f"{CONFIG} and {WEIGHTS} make one"
         ) from error
-    return _scale(config, folder), tensors
+    return _scale(config, folder), tensors, base
 
 
 def _scale(config: Any, folder: Path) -> float:

@@ -7,7 +7,6 @@ A checkpoint `step-0000100` holds `weights-*`, `optimizer-*`, `objective-*` and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -38,7 +37,7 @@ class Training:
 
     Weights are the parameters that were to be trained when this was made, and all buffers and
     parameters moved otherwise (router biases): frozen weights come from where they came from.
-    origin: digest of the weights that the run began with (`origin`).
+    origin: digest of the weights that the run began with (`training/origin.py`).
     """
 
     model: nn.Module
@@ -225,16 +224,6 @@ def _is_regular(path: Path) -> bool:
         return bool(_state(path)["regular"])
     except (OSError, ValueError, KeyError):
         return False
-
-
-def origin(model: nn.Module) -> str:
-    """A digest of a model's weights: names, shapes and the first number of each, which every
-    division between processes leaves in the first of them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.named_parameters():
-        first = parallel.own_part(parameter.detach()).flatten()[:1].float().tolist()
-        digest.update(f"{name} {list(parameter.shape)} {first}\n".encode())
-    return digest.hexdigest()
 
 
 def is_checkpoint(path: Path) -> bool:

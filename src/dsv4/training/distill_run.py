@@ -17,12 +17,12 @@ from dsv4.training.config import RunConfig
 from dsv4.training.distill_objective import OffPolicy, OnPolicy
 from dsv4.training.frozen import freeze
 from dsv4.training.loop import Trainer
-from dsv4.training.metrics import Report
+from dsv4.training.metrics import Report, Status
 from dsv4.training.objective import Objective
 from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.policy import OPTIMIZER, load_policy
 from dsv4.training.precision import training_form
-from dsv4.training.pretrain import Status, Trained
+from dsv4.training.pretrain import Trained
 from dsv4.training.rollout_config import RolloutConfig
 from dsv4.training.teacher import Teacher, TeacherConfig
 
@@ -81,10 +81,8 @@ def train_distill(
         teachers = [Teacher(teacher, config.init, config.device) for teacher in config.teachers]
         objective = _objective(config, model, teachers, status)
         trainer = Trainer(model, model.config, objective, config.loop())
-        if trainer.resume():
-            status(f"resuming after step {trainer.step}")
-        finished = trainer.run(report)
-    return Trained(model, trainer.step, finished)
+        finished = trainer.complete(report, status)
+    return Trained(model, trainer.step, finished, trainer.interrupted)
 
 
 def _objective(

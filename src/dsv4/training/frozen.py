@@ -17,7 +17,7 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
     name."""
     named = dict(model.named_parameters())
     for part in parts:
-        if not any(part in name for name in named):
+        if not part or not any(part in name for name in named):
             raise UsageError(
                 f"no parameter has {part!r} in its name",
                 "names are those of model.safetensors.index.json",
@@ -25,3 +25,5 @@ def freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
     for name, parameter in named.items():
         if is_frozen(name, parts):
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise UsageError("nothing is left to be trained", "freeze less")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,9 +15,7 @@ from dsv4.model.transformer import Transformer
 from dsv4.model.weights import init_weights, weights
 from dsv4.numerics.quantized import QuantizedTensor, settled
 from dsv4.training.checkpoint import is_checkpoint, read_weights
-
-Status = Callable[[str], None]
-"""Called with one line about what is being prepared."""
+from dsv4.training.metrics import Status
 
 _ADDED = (".engram.", "ngrams.", "mtp.")
 """Parts that a model may have beyond those of the folder it starts from."""

@@ -8,6 +8,7 @@ back after a spike gives the numbers of one that was not cut.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import time
@@ -26,17 +27,21 @@ from dsv4.data.batches import Position
 from dsv4.errors import CheckpointError, TrainingError
 from dsv4.training.activations import largest_activations
 from dsv4.training.anticipation import Anticipation, Fetched
-from dsv4.training.checkpoint import PIECE_BYTES, Folder, Restored, Training, origin
+from dsv4.training.checkpoint import PIECE_BYTES, Folder, Restored, Training
+from dsv4.training.claim import claimed
 from dsv4.training.frozen import is_frozen
 from dsv4.training.gradients import clip, complete
 from dsv4.training.loss import move_biases
-from dsv4.training.metrics import Log, Record, Report, means, overload, sum_loads
+from dsv4.training.metrics import Log, Record, Report, Status, means, overload, sum_loads
 from dsv4.training.objective import Loss, Objective
 from dsv4.training.optimizer import Optimizer, OptimizerSettings
+from dsv4.training.origin import origin
 from dsv4.training.rounding import released_formats, rounded_weights
 from dsv4.training.routing import given_routing
 from dsv4.training.schedule import Schedule
 from dsv4.training.spikes import SpikeDetector, SpikeSettings
+
+logger = logging.getLogger("dsv4.training")
 
 DETAILS_EVERY = 10
 """Steps between records that tell activations and loads layer by layer."""
@@ -74,7 +79,7 @@ class Trainer:
     """One run over one model.
 
     Fields: `step` done so far, `tokens` seen so far, `position` in the objective's batches,
-    `recoveries` from spikes so far.
+    `recoveries` from spikes so far, `interrupted` by a signal.
     """
 
     def __init__(
@@ -98,7 +103,15 @@ class Trainer:
         spikes = settings.spikes if objective.foresees else None
         self._spikes = SpikeDetector(spikes) if spikes is not None else None
         self._fetching = Anticipation(model, objective, spikes.lag if spikes is not None else 0)
-        self._stop = False
+        self.interrupted = self._stop = False
+
+    def complete(self, report: Report, status: Status = lambda line: None) -> bool:
+        """`resume` and `run`, with the folder for this process alone. `status` gets a line about
+        where it goes on. Raises UsageError if another process trains in the folder."""
+        with claimed(self.settings.out):
+            if self.resume():
+                status(f"resuming after step {self.step}")
+            return self.run(report)
 
     def resume(self) -> bool:
         """Continue from the newest intact checkpoint, if there is one.
@@ -124,7 +137,8 @@ class Trainer:
         """Train to the end of the schedule; False if a signal or the time limit ended it early.
 
         Calls `report` with every record. SIGINT and SIGTERM finish the step under way, save and
-        return. Raises TrainingError if the loss is not a number and nothing can be done about it.
+        return; a second SIGINT is an ordinary KeyboardInterrupt. Raises TrainingError if the loss
+        is not a number and nothing can be done about it.
         """
         settings, began = self.settings, time.monotonic()
         if self._spikes is not None and self.step == 0:
@@ -290,7 +304,11 @@ class Trainer:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
-            self._stop = True
+            if self.interrupted and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if not self.interrupted:
+                logger.warning("stopping after the step under way; Ctrl-C again stops at once")
+            self.interrupted = self._stop = True
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, stop) for number in numbers]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 
 import torch
@@ -22,10 +23,10 @@ from dsv4.model.transformer import Transformer
 from dsv4.model.weights import get_factor, get_weight, set_weight
 from dsv4.numerics.adapted import Adapted
 from dsv4.numerics.quantized import QuantizedTensor
-from dsv4.training.metrics import Report
+from dsv4.training.metrics import Report, Status
 from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.policy import OPTIMIZER
-from dsv4.training.pretrain import Status, Trained, train_on
+from dsv4.training.pretrain import Trained, train_on
 from dsv4.training.sft import Prepared, SftConfig
 
 TARGETS = MappingProxyType(
@@ -49,8 +50,8 @@ class LoraSettings:
     targets: tuple[str, ...] = ("attention", "shared")
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise UsageError(f"rank {self.rank}, alpha {self.alpha}", "both above 0")
+        if self.rank < 1 or not 0 < self.alpha < inf:
+            raise UsageError(f"rank {self.rank}, alpha {self.alpha}", "finite, both above 0")
         unknown = [target for target in self.targets if target not in TARGETS]
         if unknown or not self.targets:
             raise UsageError(

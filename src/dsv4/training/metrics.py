@@ -22,6 +22,8 @@ from dsv4.training.objective import Loss
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
+Status = Callable[[str], None]
+"""Called with one line about what is being done."""
 
 
 class Log:

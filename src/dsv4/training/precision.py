@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -27,6 +28,14 @@ def muon_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def check_device(device: str) -> None:
+    """Raise UsageError for what is no device, or none of this machine."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"{device} is no device", "cpu, cuda, or cuda:1")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UsageError(f"no device {device} here", "leave it out to train on the CPU")
+
+
 @contextlib.contextmanager
 def training_form(
     model: Transformer, precision: Precision, *, device: str = "cpu", recompute: bool = False
@@ -35,8 +44,7 @@ def training_form(
 
     Raises UsageError if this machine does not have the device.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"no device {device} here", "leave it out to train on the CPU")
+    check_device(device)
     numerics = model.numerics
     model.to(device)
     _prepare(model, recompute=recompute, sparse=parallel.alone())

@@ -16,23 +16,26 @@ from dsv4.errors import UsageError
 from dsv4.files import replace_text
 from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
+from dsv4.training.checkpoint import Folder
 from dsv4.training.config import RunConfig, TrainConfig
 from dsv4.training.frozen import freeze
-from dsv4.training.initial import Status, initial_model
+from dsv4.training.initial import initial_model
 from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import Trainer
-from dsv4.training.metrics import Report
+from dsv4.training.metrics import Report, Status
 from dsv4.training.objective import Objective
 from dsv4.training.precision import training_form
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run leaves: the model after `step` steps, all of them if `finished`."""
+    """What a run leaves: the model after `step` steps, all of them if `finished`. interrupted: by
+    a signal."""
 
     model: Transformer
     step: int
     finished: bool
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +140,10 @@ def train_on(
             divided = Divided(model)
             objective = DividedObjective(objective, divided)
         trainer = Trainer(model, model.config, objective, config.loop())
-        if trainer.resume():
-            status(f"resuming after step {trainer.step}")
-        finished = trainer.run(report)
+        finished = trainer.complete(report, status)
         if divided is not None:
             model = divided.gathered()
-    return Trained(model, trainer.step, finished)
+    return Trained(model, trainer.step, finished, trainer.interrupted)
 
 
 def _check_divisible(config: RunConfig) -> None:
@@ -157,30 +158,47 @@ def _check_divisible(config: RunConfig) -> None:
 
 
 def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -> Path:
-    """The run's tokenizer.json: given, already there, or trained on the mix now."""
+    """The run's tokenizer.json: given, already there, that of `init`, or trained on the mix now.
+
+    Raises UsageError if it has more tokens than the model, or is another than the run began with.
+    """
     path = config.out / "tokenizer.json"
+    given = config.tokenizer
+    if given is None and config.init is not None and not path.is_file():
+        given = config.init / "tokenizer.json"
     with parallel.in_turn():
-        if not path.is_file():
-            _make_tokenizer(config, path, status)
+        if given is not None:
+            _take_tokenizer(Path(given), path, config)
+        elif not path.is_file():
+            _train_tokenizer(config, path, status)
+    _check_size(path, config)
+    return path
+
+
+def _check_size(path: Path, config: TrainConfig) -> None:
     size = Tokenizer.from_file(path).vocab_size
     if size > config.model.vocab_size:
         raise UsageError(
             f"{path} has {size} tokens, the model {config.model.vocab_size}",
             "train a tokenizer of the model's size, or choose another preset",
         )
-    return path
 
 
-def _make_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
-    config.out.mkdir(parents=True, exist_ok=True)
-    given = config.tokenizer
-    if given is None and config.init is not None:
-        given = config.init / "tokenizer.json"
-    if given is not None:
-        if not Path(given).is_file():
-            raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
-        replace_text(path, Path(given).read_text(encoding="utf-8"))
-        return
+def _take_tokenizer(given: Path, path: Path, config: TrainConfig) -> None:
+    """Copy a tokenizer to the run, in the place of another as long as nothing is trained."""
+    if not given.is_file():
+        raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
+    _check_size(given, config)
+    text = given.read_text(encoding="utf-8")
+    if path.is_file():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        if Folder(config.out / "checkpoints").all():
+            raise UsageError(f"{config.out} was trained with another tokenizer", "see --tokenizer")
+    replace_text(path, text)
+
+
+def _train_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:
     status("training the tokenizer")
     texts = (doc for source in config.sources for doc in read(source, config.corpora))
     train_tokenizer(texts, config.model.vocab_size, path, digits=config.digits)

@@ -11,11 +11,11 @@ from dsv4.training.config import RunConfig
 from dsv4.training.frozen import freeze
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import Trainer
-from dsv4.training.metrics import Report
+from dsv4.training.metrics import Report, Status
 from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.policy import OPTIMIZER, ROUTERS, load_policy
 from dsv4.training.precision import training_form
-from dsv4.training.pretrain import Status, Trained
+from dsv4.training.pretrain import Trained
 from dsv4.training.rollout_config import RolloutConfig
 
 
@@ -65,7 +65,5 @@ def train_rl(
             model, source, config.grpo, reference, batch_tokens=config.batch_tokens
         )
         trainer = Trainer(model, model.config, objective, config.loop())
-        if trainer.resume():
-            status(f"resuming after step {trainer.step}")
-        finished = trainer.run(report)
-    return Trained(model, trainer.step, finished)
+        finished = trainer.complete(report, status)
+    return Trained(model, trainer.step, finished, trainer.interrupted)

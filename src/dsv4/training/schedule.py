@@ -49,6 +49,9 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.accumulate < 1:
             raise UsageError("a schedule needs at least one step and one micro-batch per step")
+        rates = (self.lr, self.lr if self.indexer_lr is None else self.indexer_lr)
+        if not all(0 <= rate < math.inf for rate in rates):
+            raise UsageError(f"a learning rate of {rates[0]:g} ({rates[1]:g} for indexers)")
         shares = (self.decay, self.floor, self.ramp, self.dense)
         if not all(0 <= share <= 1 for share in shares):
             raise UsageError("decay, floor, ramp and dense are shares between 0 and 1")

@@ -18,8 +18,8 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import CheckpointError, UsageError
 from dsv4.files import replace_text
 from dsv4.training.config import RunConfig
-from dsv4.training.initial import Status, initial_model
-from dsv4.training.metrics import Report
+from dsv4.training.initial import initial_model
+from dsv4.training.metrics import Report, Status
 from dsv4.training.pretrain import Trained, train_on
 
 
@@ -89,6 +89,8 @@ def prepare(config: SftConfig, status: Status = lambda line: None) -> Prepared:
     if not any(shard.mask(0, len(shard.tokens)).any() for shard in mix.shards):
         raise UsageError("no document has anything to learn", "conversations need assistant turns")
     if config.epochs is not None:
+        if not 0 < config.epochs < math.inf:
+            raise UsageError(f"{config.epochs:g} passes over the documents", "such as 2")
         batches = Batches(
             mix, batch_tokens=config.batch_tokens, max_length=config.max_length, seed=config.seed
         )

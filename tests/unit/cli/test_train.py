@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from dsv4 import checkpoint
 from dsv4.cli.main import main
 from dsv4.model.weights import weights
 from dsv4.numerics.quantized import QuantizedTensor
+from dsv4.training.loop import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,55 @@ def test_a_run_that_was_stopped_goes_on(
     assert (out / "model" / "config.json").is_file()
 
 
+def test_an_interrupted_run_says_so_with_its_exit_code(
+    corpora: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = arguments(corpora, tmp_path / "run", small / "tokenizer.json", small / "config.json")
+    real = Trainer._train_step
+
+    def interrupted(self: Trainer) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    assert main([*command, "--steps", "3"]) == 130
+    monkeypatch.setattr(Trainer, "_train_step", real)
+    assert main([*command, "--steps", "3"]) == 0
+
+
+def test_a_tokenizer_can_be_changed_until_something_is_trained(
+    corpora: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    (tmp_path / "broken.json").write_text("{")
+    large = dsv4.locate.folder("nano") / "tokenizer.json"
+    for wrong in (tmp_path / "broken.json", large):
+        assert main([*arguments(corpora, out, wrong, small / "config.json"), "--steps", "1"]) != 0
+    assert "has 8192 tokens" in capsys.readouterr().err
+    text = (small / "tokenizer.json").read_text()
+    other = tmp_path / "other.json"
+    other.write_text(text + "\n")
+    only = [*arguments(corpora, out, other, small / "config.json"), "--tokenizer-only"]
+    assert main(only) == 0
+    right = [*arguments(corpora, out, small / "tokenizer.json", small / "config.json")]
+    assert main([*right, "--steps", "2", "--max-minutes", "0"]) == 0
+    assert (out / "tokenizer.json").read_text() == text
+    assert main([*arguments(corpora, out, other, small / "config.json"), "--steps", "2"]) == 2
+    assert "with another tokenizer" in capsys.readouterr().err
+    assert main([*right, "--steps", "2"]) == 0
+
+
+def test_a_place_that_can_not_be_written_is_named(
+    corpora: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    command = arguments(corpora, out, small / "tokenizer.json", small / "config.json")
+    assert main(command) == 1
+    shown = capsys.readouterr().err
+    assert f"{tmp_path / 'file'}" in shown and "bug" not in shown
+
+
 def test_a_finished_run_exports_its_model_again(
     corpora: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +173,9 @@ def test_recipe(corpora: Path, small: Path, tmp_path: Path) -> None:
         (["--files", "*.jsonl", "--length", "512@1.5"], 2),
         (["--files", "*.jsonl", "--dense", "1", "--indexer-steps", "9"], 2),
         (["--files", "*.jsonl", "--init", "nowhere"], 4),
+        (["--files", "*.jsonl", "--device", "gpu"], 2),
+        (["--files", "*.jsonl", "--seed", "-1"], 2),
+        (["--files", "*.jsonl", "--rate", "nan"], 2),
     ],
 )
 def test_mistakes(corpora: Path, tmp_path: Path, extra: list[str], code: int) -> None:

@@ -154,6 +154,9 @@ def test_shards_are_built_once_and_rebuilt_when_their_origin_changes(tmp_path):
     assert tokenizer.calls == 6
     corpus(tmp_path, 5)
     assert build("v2")[0].documents == 5
+    path = tmp_path / "a.jsonl"
+    path.write_text(path.read_text().replace("document 4", "document X"))  # of the same size
+    assert bytes(build("v2")[0].tokens[-3:-1].astype(np.uint8)) == b" X"
 
 
 def test_shards_stand_for_corpora_that_are_not_here(tmp_path):

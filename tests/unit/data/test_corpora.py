@@ -54,11 +54,31 @@ def test_a_missing_corpus_is_named(tmp_path):
         read(Source("a", "no-such/*.jsonl", 1, "CC0"), tmp_path)
 
 
+def test_patterns_may_begin_at_a_root(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": "one"}])
+    for files in (str(tmp_path / "a.jsonl"), str(tmp_path / "*.jsonl")):
+        assert list(read(Source("a", files, 1, "CC0"), tmp_path / "elsewhere")) == [Text("one")]
+    with pytest.raises(DataError, match="names no files"):
+        read(Source("a", "", 1, "CC0"), tmp_path)
+
+
+def test_blank_lines_and_a_mark_at_the_beginning_are_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"text": "one"}\n\n  \n{"text": "two"}\n\n')
+    assert list(read(Source("a", "a.jsonl", 1, "CC0"), tmp_path)) == [Text("one"), Text("two")]
+
+
+def test_a_record_of_an_unknown_shape_is_named_with_its_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n\n{"txt": "not so"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 3: a record has keys txt"):
+        list(read(Source("a", "a.jsonl", 1, "CC0"), tmp_path))
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", '"text"'])
 def test_a_bad_line_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
-    with pytest.raises(DataError, match=r"a\.jsonl.*line [12]"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2") as error:
         list(read_records(tmp_path / "a.jsonl"))
+    assert "line 1" not in str(error.value)
 
 
 def test_a_truncated_archive_is_an_error(tmp_path):

@@ -19,8 +19,9 @@ from tests.unit.training.stand_in import CONFIG, Bigram
 
 from dsv4.data.batches import Batches, Mix, Position
 from dsv4.data.shards import Shard
-from dsv4.errors import CheckpointError
+from dsv4.errors import CheckpointError, UsageError
 from dsv4.training.checkpoint import Folder
+from dsv4.training.claim import claimed
 from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import LoopSettings, Trainer
 from dsv4.training.schedule import Schedule
@@ -144,6 +145,39 @@ def test_time_limit_saves_and_stops(tmp_path):
     assert not trainer.run()
     assert trainer.step == 1
     assert len(checkpoints(tmp_path)) == 1
+
+
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path, caplog):
+    trainer = make(tmp_path, steps=9, checkpoint_every=5)
+    real, taken = trainer.objective.loss, []
+
+    def interrupted_twice(*arguments):
+        taken.append(arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        if len(taken) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    def once(*arguments):
+        if trainer.step == 3:
+            return interrupted_twice(*arguments)
+        return real(*arguments)
+
+    trainer.objective.loss = once
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.interrupted and "Ctrl-C again" in caplog.text
+    assert trainer.step == 3 and not checkpoints(tmp_path)
+    again = make(tmp_path, steps=9, checkpoint_every=5)
+    assert not again.resume() and again.complete(lambda record: None)
+    assert len(metrics(tmp_path)) == 9
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path):
+    refused = pytest.raises(UsageError, match="another process is training")
+    with claimed(tmp_path / "run"), refused:
+        make(tmp_path / "run", steps=2).complete(lambda record: None)
+    assert make(tmp_path / "run", steps=2).complete(lambda record: None)
 
 
 def test_a_fresh_run_has_nothing_to_resume(tmp_path):

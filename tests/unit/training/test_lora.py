@@ -1,8 +1,10 @@
 """LoRA: adapters beside stored weights, their files, and what merging changes and leaves alone."""
 
 import json
+import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +15,13 @@ from tests.unit.training.toy_policy import toy_folder
 from dsv4 import checkpoint
 from dsv4.data.corpora import Source
 from dsv4.errors import CheckpointError, UsageError
-from dsv4.model.weights import get_factor, get_weight, weights
+from dsv4.model.weights import get_factor, get_weight, set_weight, weights
 from dsv4.numerics.adapted import Adapted
 from dsv4.numerics.quantized import FP8, QuantizedTensor
 from dsv4.tasks.problem import Ask
 from dsv4.training.adapters import adapted, attach_adapter, merge_error, save_adapter
 from dsv4.training.lora import TARGETS, LoraConfig, LoraSettings, adaptable, attach, train_lora
+from dsv4.training.origin import base_origin, origin
 from dsv4.training.schedule import Schedule
 from dsv4.training.sft import prepare
 
@@ -124,6 +127,38 @@ def test_files_are_those_of_peft_and_come_back(folder, tmp_path):
     assert tensors[f"{start}self_attn.q_b_proj.lora_A.weight"].shape == (4, 64)
     assert tensors[f"{start}self_attn.q_b_proj.lora_B.weight"].shape == (512, 4)
     assert tensors[f"{start}mlp.experts.3.gate_proj.lora_A.weight"].shape == (4, 128)
+
+
+def test_what_adapters_were_trained_beside_is_told(folder, tmp_path, caplog):
+    model = changed(folder)
+    save_adapter(model, tmp_path, "base")
+    base = checkpoint.load(folder)
+    assert base_origin(model) == origin(base) == base_origin(base) != origin(model)
+    attach_adapter(base, tmp_path)
+    assert not caplog.records
+    other = checkpoint.load(folder)
+    name = "layers.1.attn.wkv.weight"
+    weight = get_weight(other, name)
+    codes = weight.data.clone().view(torch.uint8)
+    codes[0, 3] ^= 1
+    set_weight(other, name, replace(weight, data=codes.view(weight.data.dtype)))
+    attach_adapter(other, tmp_path)
+    assert "trained beside other weights" in caplog.text
+
+
+def test_another_scale_or_another_base_is_another_run(folder):
+    def attached(alpha):
+        model = checkpoint.load(folder)
+        attach(model, LoraSettings(4, alpha), 0)
+        return model
+
+    assert origin(attached(8.0)) == origin(attached(8.0)) != origin(attached(9.0))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan, math.inf])
+def test_scales_are_finite_and_above_0(alpha):
+    with pytest.raises(UsageError, match=r"rank 4, alpha"):
+        LoraSettings(4, alpha)
 
 
 @pytest.mark.parametrize(

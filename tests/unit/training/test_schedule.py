@@ -1,5 +1,7 @@
 """Learning rate, MTP weight and batch ramp."""
 
+import math
+
 import pytest
 
 from dsv4.errors import UsageError
@@ -31,7 +33,16 @@ def test_no_decay_stays_at_the_peak():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"steps": 1, "decay": 2.0}, {"steps": 1, "accumulate": 0}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"steps": 1, "decay": 2.0},
+        {"steps": 1, "accumulate": 0},
+        {"steps": 1, "lr": -1e-3},
+        {"steps": 1, "lr": math.nan},
+        {"steps": 1, "lr": math.inf},
+        {"steps": 1, "indexer_lr": -1.0},
+    ],
 )
 def test_impossible_plans_are_refused(wrong):
     with pytest.raises(UsageError):

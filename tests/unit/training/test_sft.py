@@ -129,8 +129,13 @@ def test_what_is_frozen_stays_and_the_rest_moves(folder, corpora, tmp_path):
     plan = settings(folder, corpora, tmp_path / "routers", frozen=(".gate.",))
     for name, value in fine_tune(prepare(plan)).model.named_parameters():
         assert ".gate." not in name or torch.equal(value, before[name]), name
-    with pytest.raises(UsageError, match=r"no parameter has 'layer\.'"):
-        fine_tune(prepare(replace(plan, frozen=("layer.",))))
+    for parts, told in (
+        (("layer.",), "no parameter has 'layer.'"),
+        (("",), "no parameter has ''"),
+        (tuple(before), "nothing is left"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            fine_tune(prepare(replace(plan, frozen=parts)))
 
 
 def test_epochs_become_steps(folder, corpora, tmp_path):
@@ -139,6 +144,9 @@ def test_epochs_become_steps(folder, corpora, tmp_path):
     documents = prepared.mix.shards[0].documents
     passes = math.ceil(documents / (256 // 64))
     assert prepared.config.schedule.steps == 2 * passes
+    for epochs in (math.inf, math.nan, 0.0):
+        with pytest.raises(UsageError, match="passes over the documents"):
+            prepare(replace(plan, epochs=epochs))
     half = prepare(replace(plan, schedule=replace(plan.schedule, accumulate=2)))
     assert half.config.schedule.steps == passes
 

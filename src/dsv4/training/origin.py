@@ -1,0 +1,64 @@
+"""Which weights a run, or an adapter, began with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dsv4 import parallel
+from dsv4.numerics.adapted import Adapted
+from dsv4.numerics.quantized import QuantizedTensor
+
+SAMPLE = 64
+"""Stored bytes of a quantised weight that are looked at: what is merged into it changes some."""
+
+
+def origin(model: nn.Module) -> str:
+    """A digest of a model's weights: their names and shapes, the first number of each (which every
+    division between processes leaves in the first of them), the first codes of quantised ones, and
+    by how much adapters are scaled."""
+    return _digest(part for name, module in model.named_modules() for part in _parts(name, module))
+
+
+def base_origin(model: nn.Module) -> str:
+    """The same of a model without its adapters."""
+    inside = {
+        f"{name}.{leaf}" if name else leaf
+        for name, module in model.named_modules()
+        if isinstance(module, Adapted)
+        for leaf in ("lora_A", "lora_B", "scale")
+    }
+    return _digest(
+        (name.removesuffix(".base"), fact)
+        for path, module in model.named_modules()
+        for name, fact in _parts(path, module)
+        if name not in inside
+    )
+
+
+def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
+    """(name, what is looked at) of everything that lies in a module itself."""
+    dot = f"{path}." if path else ""
+    for leaf, parameter in module._parameters.items():
+        if parameter is not None:
+            first = parallel.own_part(parameter.detach()).flatten()[:1].float().tolist()
+            yield dot + leaf, f"{list(parameter.shape)} {first}"
+    for leaf, value in vars(module).items():
+        if isinstance(value, QuantizedTensor):
+            yield dot + leaf, f"{list(value.shape)} {_codes(value.data)} {_codes(value.scale)}"
+    if isinstance(module, Adapted):
+        yield f"{dot}scale", str(module.scale)
+
+
+def _codes(stored: Tensor) -> list[int]:
+    return stored.flatten()[:SAMPLE].view(torch.uint8).tolist()
+
+
+def _digest(parts: Iterator[tuple[str, str]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for line in sorted(f"{name} {fact}\n" for name, fact in parts):
+        digest.update(line.encode())
+    return digest.hexdigest()

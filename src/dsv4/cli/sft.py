@@ -98,7 +98,8 @@ def sft(
     Learned is what the assistant says, thinking and tool calls included; what users, systems and
     tools say is only read. With --recipe the recipe says what is read and how it is learned, and
     MODEL what is trained. A record is {"messages": [{"role": ..., "content": ...}]} or
-    {"prompt": ..., "response": ...}; {"text": ...} is learned as a whole.
+    {"prompt": ..., "response": ...}; {"text": ...} is learned as a whole. Messages are those of
+    the chat API, with reasoning_content, tool_calls and tool_call_id, and "tools" beside them.
 
     Checkpoints and metrics.jsonl go to OUT; Ctrl-C saves and stops, the same command goes on.
     A finished run leaves the model in OUT/model, in the released layout, with its curves.

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from dsv4.data.coffee import COFFEE_TOOLS
-from dsv4.data.documents import Text, exchange
+from dsv4.data.documents import Conversation, Text, encode_document, exchange
 from dsv4.data.records import to_documents
+from dsv4.encoding.control import CONTROL_TOKENS, DSML, EOS, THINK_CLOSE
+from dsv4.encoding.messages import Message, ToolCall
 from dsv4.errors import DataError
 
 HERE = Path("file.jsonl")
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
+LOOK = {"name": "look", "parameters": {"type": "object", "properties": {}}}
 
 
 def one(record, path):
@@ -80,8 +83,143 @@ def test_calls_come_with_the_tools_and_their_results():
     assert {c.name for m in document.messages for c in m.tool_calls} <= set(names)
 
 
+def test_a_call_after_a_word_joins_it_and_tools_of_the_record_win():
+    messages = [USER, {"role": "assistant", "content": "Let me look."}, call("look", at="x")]
+    document = one({"messages": messages, "tools": [LOOK]}, HERE)
+    (said,) = document.messages[1:]
+    assert said.content == "Let me look." and said.tool_calls[0].arguments == {"at": "x"}
+    assert document.tools == (LOOK,)
+
+
+def calling(arguments='{"at": [1]}', id="call_1", **more):
+    made = {"id": id, "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [made], **more}
+
+
+def answering(id="call_1", content="seen"):
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def learned(document):
+    """The learned pieces of a document; control tokens are negative, others code points."""
+
+    class Letters:
+        def encode(self, text):
+            return [ord(letter) for letter in text]
+
+        def control_id(self, token):
+            return -1 - CONTROL_TOKENS.index(token)
+
+    ids, marks = encode_document(Letters(), document)
+    text = [CONTROL_TOKENS[-1 - i] if i < 0 else chr(i) for i in ids]
+    shown = "".join(part if mark else "\0" for part, mark in zip(text, marks, strict=True))
+    return [piece for piece in shown.split("\0") if piece]
+
+
+def test_reasoning_calls_and_results_of_the_api_are_read():
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where?"},
+        calling(content=None, reasoning_content="I think.\n"),
+        answering(),
+        {"role": "assistant", "content": "There.", "reasoning_content": "Seen."},
+    ]
+    tool = {"type": "function", "function": LOOK}
+    document = one({"tools": [tool], "messages": messages}, HERE)
+    assert document == Conversation(
+        (
+            Message("system", "Be brief."),
+            Message("user", "Where?"),
+            Message("assistant", "", "I think.", (ToolCall("look", '{"at": [1]}', "call_1"),)),
+            Message("tool", "seen", tool_call_id="call_1"),
+            Message("assistant", "There.", "Seen."),
+        ),
+        (LOOK,),
+        "high",
+    )
+    assert learned(document) == [
+        f"I think.{THINK_CLOSE}\n\n<{DSML}tool_calls>\n"
+        f'<{DSML}invoke name="look">\n'
+        f'<{DSML}parameter name="at" string="false">[1]</{DSML}parameter>\n'
+        f"</{DSML}invoke>\n</{DSML}tool_calls>{EOS}",
+        f"Seen.{THINK_CLOSE}There.{EOS}",
+    ]
+    assert one({"tools": [LOOK], "messages": messages}, HERE) == document
+
+
+def test_only_reasoning_that_is_shown_makes_a_conversation_think():
+    thought = {**ASSISTANT, "reasoning_content": "Hm."}
+    early, late = [USER, thought, USER, ASSISTANT], [USER, ASSISTANT, USER, thought]
+    plain, thinking = (one({"messages": said}, HERE) for said in (early, late))
+    assert (plain.effort, thinking.effort) == ("off", "high")
+    assert learned(plain) == [f"hello{EOS}"] * 2
+    assert learned(thinking) == [f"hello{EOS}", f"Hm.{THINK_CLOSE}hello{EOS}"]
+    with_tools = one({"messages": early, "tools": [LOOK]}, HERE)
+    assert with_tools.effort == "high"
+    assert learned(with_tools) == [f"Hm.{THINK_CLOSE}hello{EOS}", f"{THINK_CLOSE}hello{EOS}"]
+
+
+@pytest.mark.parametrize("said", [{"content": None}, {}, {"content": ""}, {"content": []}])
+def test_beside_calls_content_may_be_missing(said):
+    document = one({"messages": [USER, calling(**said)], "tools": [LOOK]}, HERE)
+    assert document.messages[1].content == "" and document.effort == "off"
+    assert document.messages[1].tool_calls[0].name == "look"
+
+
+def test_content_in_parts():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    said = {"role": "user", "content": parts}
+    assert one({"messages": [said, ASSISTANT]}, HERE) == exchange("a\n\nb", "hello")
+
+
+def test_keys_without_a_value_say_nothing():
+    said = [{**USER, "tool_calls": None, "name": ""}, {**ASSISTANT, "refusal": None, "audio": []}]
+    assert one({"messages": said, "tools": None}, HERE) == exchange("hi", "hello")
+
+
+def test_later_system_text_stands_where_a_served_model_meets_it():
+    later = {"role": "system", "content": "Be kind."}
+    document = one({"messages": [USER, later, ASSISTANT]}, HERE)
+    assert document.messages[1] == Message("user", "Be kind.")
+    assert learned(document) == [f"hello{EOS}"]
+
+
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "wrong"),
+    [
+        ([USER, {**ASSISTANT, "weight": 0}], r"message 1 \('assistant'\) has weight"),
+        ([{**USER, "reasoning_content": "r"}, ASSISTANT], "message 0 .* has reasoning_content"),
+        ([{"role": "bot", "content": "x"}, ASSISTANT], "message 0 has unknown role 'bot'"),
+        ([{"role": "user", "content": None}, ASSISTANT], "message 0 .* has null content"),
+        ([IMAGE, ASSISTANT], "message 0: content parts of type 'image_url'"),
+        ([USER, {"role": "assistant", "content": None}], "message 1 .* neither content nor"),
+        ([USER, {**ASSISTANT, "reasoning_content": 3}], "message 1: reasoning must be a string"),
+        ([USER, calling("{")], "message 1 .*arguments of look are no JSON object: '{'"),
+        ([USER, calling("[1]")], "message 1 .*arguments of look are no JSON object"),
+        ([USER, calling([1])], r"message 1: arguments of tool_calls\[0\] are no string or object"),
+        ([USER, calling(), answering("call_2"), ASSISTANT], "message 2 .* answers 'call_2'"),
+        ([USER, calling(), answering(None), ASSISTANT], "message 2 .* answers None"),
+        (
+            [USER, calling(), answering(), ASSISTANT, USER, answering(), ASSISTANT],
+            "message 5 .* answers",
+        ),
+    ],
+)
+def test_what_would_be_lost_is_refused(messages, wrong):
+    with pytest.raises(DataError, match=f"file.jsonl: {wrong}"):
+        to_documents({"messages": messages}, HERE)
+
+
+def test_tools_that_are_no_functions_are_refused():
+    with pytest.raises(DataError, match=r"file.jsonl: tools\[0\] is no function"):
+        to_documents({"messages": [USER, ASSISTANT], "tools": [{"type": "web_search"}]}, HERE)
+
+
 def test_a_conversation_needs_a_user_and_an_answer():
-    assert to_documents({"messages": [USER]}, HERE) == ()
+    assert to_documents({"messages": []}, HERE) == to_documents({"messages": [USER]}, HERE) == ()
     assert to_documents({"messages": [ASSISTANT]}, HERE) == ()
     assert to_documents({"messages": [USER, ASSISTANT, ASSISTANT]}, HERE) == ()
     ended = one({"messages": [USER, ASSISTANT, USER]}, HERE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +121,8 @@ def eval(
     shown before it starts. Ctrl-C waits for the answers under way; a second one stops at once.
 
     Generation is greedy, or drawn with fixed seeds, so that the same command gives the same
-    numbers. Benchmarks whose folder is not given are left out. docs/eval.md says what is measured.
+    numbers. Benchmarks whose folder is not given are left out, unless --only names them: that is an
+    error. docs/eval.md says what is measured.
     """
     from dsv4.cli.console import write_json
     from dsv4.evaluation import report as reports
@@ -132,6 +135,9 @@ def eval(
             "--harness runs other people's benchmarks",
             "leave out --only, --data, --corpora, --quick and --lengths",
         )
+    for option, given in (("--data", data), ("--corpora", corpora)):
+        if given is not None and not given.is_dir():
+            raise UsageError(f"{option} {given}: there is no such folder", "check its path")
     benchmarks = chosen(_listed(only))
     stages = _stages(stage or [])
     settings = Settings(
@@ -158,22 +164,28 @@ def eval(
             charged, spending_limit, dry_run,
         )  # fmt: skip
     else:
+        runnable = _runnable(benchmarks, _listed(only), settings, likelihoods=not hosted)
         target = _target(model, served, key_file, numerics, threads, together, plain, settings)
-        folder = out or _folder(target.name)
+        about = _about(model, target)
+        folder = out or _folder(about["model"])
         try:
             with _spending(target, charged, spending_limit) as spending:
-                runnable = _runnable(benchmarks, settings, target)
                 if hosted:
-                    before = _estimates(runnable, settings, target, folder, spending)
+                    before = _estimates(runnable, target, folder, spending)
                     _tell(before, spending, as_json and dry_run)
                     if dry_run:
                         return
-                made = _run(runnable, settings, target, folder, spending, _about(model, target))
+                made = _run(runnable, target, folder, spending, about)
         finally:
             if isinstance(target, LocalModel):
                 target.close()
     if made is None:
         return
+    if not any(result.items for result in made.results.values()):
+        raise UsageError(
+            "nothing was asked, and --out has no results of this model",
+            "ask for other benchmarks or --lengths",
+        )
     if card is not None:
         reports.write_card(card, reports.markdown(made, stages))
     if as_json:
@@ -183,24 +195,43 @@ def eval(
 
 
 def _runnable(
-    benchmarks: Sequence[Benchmark], settings: Settings, target: LocalModel | Endpoint
-) -> list[Benchmark]:
-    """Those whose folders are given; the others are told."""
+    benchmarks: Sequence[Benchmark], named: Sequence[str], settings: Settings, likelihoods: bool
+) -> list[tuple[Benchmark, Settings]]:
+    """Those whose folders are given, with the settings they are asked with; the others are told.
+
+    Raises UsageError if one of the others was asked for by its name.
+    """
     from dsv4.cli.console import note
 
-    found = []
-    for benchmark in benchmarks:
-        missing = benchmark.missing(settings, target)
-        if missing:
-            note(f"{benchmark.name}: left out, needs {missing}")
-        else:
-            found.append(benchmark)
-    return found
+    missing = {b.name: lack for b in benchmarks if (lack := b.missing(settings, likelihoods))}
+    refused = [f"{name} needs {lack}" for name, lack in missing.items() if name in named]
+    if refused:
+        raise UsageError("; ".join(refused), "give that, or leave it out of --only")
+    for name, lack in missing.items():
+        note(f"{name}: left out, needs {lack}")
+    return [(b, _settings_of(b, settings)) for b in benchmarks if b.name not in missing]
+
+
+def _settings_of(benchmark: Benchmark, settings: Settings) -> Settings:
+    """The settings of one benchmark: --data is not among them if the folder has nothing of its
+    public set, so that the report does not claim it. What is asked instead is told."""
+    from dsv4.cli.console import note
+    from dsv4.evaluation.standard.records import bundled, files
+
+    data = settings.data
+    if data is None:
+        return settings
+    names = bundled(benchmark.name)
+    absent = [name for name in names if not files(data, name)]
+    if not absent:
+        return settings
+    listed = ", ".join(f"{name}.jsonl" for name in absent)
+    note(f"{benchmark.name}: {listed} not in {data}, the bundled ones are asked")
+    return replace(settings, data=None) if absent == names else settings
 
 
 def _estimates(
-    benchmarks: Sequence[Benchmark],
-    settings: Settings,
+    benchmarks: Sequence[tuple[Benchmark, Settings]],
     target: LocalModel | Endpoint,
     folder: Path,
     spending: Spending,
@@ -211,7 +242,7 @@ def _estimates(
     with status("estimating"):
         return {
             benchmark.name: estimate(benchmark, target, settings, folder, spending)
-            for benchmark in benchmarks
+            for benchmark, settings in benchmarks
         }
 
 
@@ -231,8 +262,7 @@ def _tell(estimates: dict[str, Estimate], spending: Spending, as_json: bool) -> 
 
 
 def _run(
-    benchmarks: Sequence[Benchmark],
-    settings: Settings,
+    benchmarks: Sequence[tuple[Benchmark, Settings]],
     target: LocalModel | Endpoint,
     folder: Path,
     spending: Spending,
@@ -244,9 +274,12 @@ def _run(
     from dsv4.pricing.price import money
 
     report = reports.merged(folder, about, ())
-    for benchmark in benchmarks:
+    for benchmark, settings in benchmarks:
         with progress(benchmark.name) as done:
             result = run(benchmark, target, settings, folder, done, spending)
+        if not result.items:
+            note(f"{benchmark.name}: left out, has nothing to ask with these options")
+            continue
         report = reports.merged(folder, report.about, [result])
         report.save(folder)
         cost = "" if result.cost is None else f", {money(spending.paid)} so far"
@@ -339,10 +372,17 @@ def _about(model: str, target: LocalModel | Endpoint) -> dict[str, Any]:
     numerics = target.model.numerics
     chosen = "" if numerics == "fast" else f" --numerics {numerics}"
     return about | {
-        "command": f"dsv4 eval {target.name}{chosen}",
+        "model": _name(target),
+        "command": f"dsv4 eval {shlex.quote(model)}{chosen}",
         "numerics": numerics,
         "machine": describe(),
     }
+
+
+def _name(target: LocalModel) -> str:
+    """Training leaves every model in RUN/model, so those are called RUN-model."""
+    run = target.model.folder.resolve().parent.name
+    return f"{run}-model" if run and target.name == "model" else target.name
 
 
 def _stages(given: list[str]) -> dict[str, Report]:

@@ -139,9 +139,10 @@ class Benchmark:
     suite: Suite = "own"
     file: str = ""
 
-    def missing(self, settings: Settings, target: Target) -> str | None:
-        """What would have to be given to run it, None if all is there."""
-        if self.likelihoods and not target.likelihoods:
+    def missing(self, settings: Settings, likelihoods: bool) -> str | None:
+        """What would have to be given to run it, None if all is there. `likelihoods`: whether the
+        target tells them."""
+        if self.likelihoods and not likelihoods:
             return "a model folder"
         wanted = {None: (), "both": ("data", "corpora")}.get(self.needs, (self.needs,))
         absent = [f"--{name}" for name in wanted if name and getattr(settings, name) is None]

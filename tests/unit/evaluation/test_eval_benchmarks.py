@@ -382,9 +382,9 @@ def test_any_endpoint_can_be_asked(scripted: Callable[..., Engine], tmp_path: Pa
         assert said.reply.tool_calls[0].name == "weather"
         with pytest.raises(UsageError, match="how likely"):
             list(target.answer([Likelihood(())]))
-    assert TEXT.missing(Settings(tmp_path, tmp_path), target) == "a model folder"
-    assert BIGRAM.missing(Settings(tmp_path), _says("")) == "--corpora"
-    assert TOOLS.missing(Settings(), target) is None
+    assert TEXT.missing(Settings(tmp_path, tmp_path), target.likelihoods) == "a model folder"
+    assert BIGRAM.missing(Settings(tmp_path), likelihoods=True) == "--corpora"
+    assert TOOLS.missing(Settings(), likelihoods=False) is None
 
 
 def test_names_of_benchmarks() -> None:

@@ -24,6 +24,7 @@ from dsv4.evaluation.benchmarks.catalogue import BENCHMARKS
 from dsv4.evaluation.endpoint import Endpoint
 from dsv4.evaluation.records import stored
 from dsv4.evaluation.spending import Spending
+from dsv4.evaluation.standard.records import read
 from dsv4.pricing.file import built_in
 
 GSM8K = BENCHMARKS["gsm8k"]
@@ -172,6 +173,10 @@ def test_the_command(
     assert command("--only", "gsm8k", "--dry-run", "--json", "--effort", "high,off") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["all"]["questions"] == 4 and told["all"]["answer_tokens"] == 2 * (2048 + 32768)
+    assert command("--only", "own", "--quick", "--dry-run") == 0
+    shown = capsys.readouterr().err
+    assert "taskmaster: left out, needs --corpora" in shown
+    assert "blimp: left out, needs a model folder" in shown and "tools: 12 of 12" in shown
 
     assert command("--only", "gsm8k", "--limit-cost", "0") == 8
     assert "limit of cost" in capsys.readouterr().err
@@ -186,11 +191,40 @@ def test_the_command(
     assert json.loads((folder / "results.json").read_text())["benchmarks"]["gsm8k"]["cost"]
 
 
+def test_a_report_claims_data_that_were_asked(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    options = ["--data", str(data), "--served", "m", "--limit", "2", "--out", str(tmp_path)]
+
+    def asked(name: str) -> tuple[str, str]:
+        """What was noted, and the options in the results."""
+        assert main(["eval", url, *options, "--only", name, "--json"]) == 0
+        shown = capsys.readouterr()
+        return shown.err, json.loads(shown.out)["benchmarks"][name]["options"]
+
+    note = f"gsm8k: gsm8k_test.jsonl not in {data}, the bundled ones are asked\n"
+    told, claimed = asked("gsm8k")
+    assert note in told and claimed == "--limit 2"
+    records = [json.dumps(record) + "\n" for record in read(Settings(), "gsm8k_test")]
+    (data / "gsm8k_test.jsonl").write_text("".join(records), encoding="utf-8")
+    told, claimed = asked("gsm8k")
+    assert note not in told and claimed == "--data DATA --limit 2"
+    (data / "bbh.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in read(Settings(), "bbh")[:40]),
+        encoding="utf-8",
+    )
+    told, claimed = asked("bbh")
+    assert "bbh: bbh_cot_prompts.jsonl not in" in told and claimed == "--data DATA --limit 2"
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("nano", "--dry-run"), "for a URL"),
         (("nano", "--price", "deepseek-v4-pro"), "for a URL"),
+        (("http://127.0.0.1:9/v1", "--served", "m", "--only", "text"), "text needs a model folder"),
         (("http://127.0.0.1:9/v1",), "--served"),
         (("http://127.0.0.1:9/v1", "--served", "m", "--effort", "low"), "off, high, max"),
         (("http://127.0.0.1:9/v1", "--served", "m", "--lengths", "4K"), "4096,131072"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,16 +103,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> C
 
 
 def test_the_command_writes_results_and_card(
-    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int],
+    tmp_path: Path,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     card = tmp_path / "README.md"
     card.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
-    assert run("--only", "infill,blimp", "--limit", "2", "--card", str(card)) == 0
+    assert run("--only", "infill", "--limit", "2", "--card", str(card)) == 0
     shown = capsys.readouterr()
-    assert "blimp: left out, needs --data" in shown.err
     assert "infill: 2 items" in shown.err
     assert shown.out.strip() in card.read_text(encoding="utf-8")
-    assert "dsv4 eval tiny --limit 2" in shown.out
+    assert f"dsv4 eval {tiny_folder} --limit 2" in shown.out
     stored = json.loads((tmp_path / "eval/tiny/results.json").read_text(encoding="utf-8"))
     assert stored["benchmarks"]["infill"]["rows"][0]["count"] == 2
     records = (tmp_path / "eval/tiny/infill.jsonl").read_bytes()
@@ -122,6 +125,39 @@ def test_the_command_writes_results_and_card(
     assert "another model" in capsys.readouterr().err
 
 
+def test_a_card_is_written_with_results_alone(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tmp_path / "README.md"
+    card.write_text(f"{BEGIN}\nold\n{END}\n", encoding="utf-8")
+    nothing = ("--only", "needle", "--lengths", "100000", "--out", "out", "--card", str(card))
+    assert run(*nothing) == 2
+    shown = capsys.readouterr()
+    assert "needle: left out" in shown.err and "nothing was asked" in shown.err
+    assert not shown.out and "\nold\n" in card.read_text(encoding="utf-8")
+    assert run("--only", "infill", "--limit", "1", "--out", "out") == 0
+    assert run(*nothing) == 0  # from what is in --out
+    assert "| infill | 1 |" in card.read_text(encoding="utf-8")
+    assert "Needle" not in card.read_text(encoding="utf-8")
+
+
+def test_models_of_training_runs_are_told_apart(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model, name, typed in (
+        ("one/model", "one-model", "one/model"),
+        ("run 2/model", "run 2-model", "'run 2/model'"),
+    ):
+        shutil.copytree(tiny_folder, model)
+        assert main(["eval", model, "--threads", "1", "--only", "infill", "--limit", "1"]) == 0
+        assert f"    dsv4 eval {typed} --limit 1\n" in capsys.readouterr().out
+        assert report.read(tmp_path / "eval" / name).about["model"] == name
+
+
 def test_mistakes_are_told_before_anything_runs(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -130,9 +166,15 @@ def test_mistakes_are_told_before_anything_runs(
         (("--stage", "first"), "LABEL=FOLDER"),
         (("--stage", "first=none"), "cannot read"),
         (("--card", "none.md"), "cannot read none.md"),
+        (("--only", "infill,blimp"), "blimp needs --data"),
+        (("--only", "text-bigram"), "text-bigram needs --data and --corpora"),
+        (("--data", "none"), "--data none"),
+        (("--corpora", "none"), "--corpora none"),
     ):
         assert run(*options) != 0
         assert said in capsys.readouterr().err
+    assert main(["eval", "no-model", "--only", "blimp"]) == 2  # before it is looked for
+    assert "blimp needs --data" in capsys.readouterr().err
     assert main(["eval", "http://127.0.0.1:9/v1"]) == 2
     assert "--served" in capsys.readouterr().err
     assert not (tmp_path / "eval").exists()

@@ -23,7 +23,7 @@ from dsv4.evaluation.standard.calls import matches
 from dsv4.evaluation.standard.choice import LETTERS
 from dsv4.evaluation.standard.programs import code
 from dsv4.evaluation.standard.question import final
-from dsv4.evaluation.standard.records import BUNDLED, digest, read
+from dsv4.evaluation.standard.records import BUNDLED, bundled, digest, read
 
 NOBODY: Any = None
 """These benchmarks do not look at who is asked."""
@@ -66,8 +66,9 @@ def test_more_questions_are_the_same_and_others(tmp_path: Path) -> None:
     assert [item.digest for item in whole] == [item.digest for item in more]
     assert len(_items("mmlu", limit=1)) == 57
     contests = BENCHMARKS["livecodebench"]
-    assert contests.missing(Settings(), NOBODY) == "--data"
-    assert contests.missing(Settings(tmp_path), NOBODY) == f"livecodebench.jsonl in {tmp_path}"
+    assert contests.missing(Settings(), likelihoods=False) == "--data"
+    lacks = contests.missing(Settings(tmp_path), likelihoods=False)
+    assert lacks == f"livecodebench.jsonl in {tmp_path}"
     with pytest.raises(DataError, match=r"no livecodebench\.jsonl"):
         _items("livecodebench", data=tmp_path)
 
@@ -248,6 +249,13 @@ def test_types_have_the_names_of_json_schema() -> None:
     for name in ("dict", "float", "tuple", "any"):
         assert f'"type": "{name}"' not in text
     assert '"type": "object"' in text
+
+
+def test_bundled_files_are_named_after_their_benchmark() -> None:
+    names = [name for benchmark in BENCHMARKS for name in bundled(benchmark)]
+    assert sorted(names) == sorted(path.name.split(".")[0] for path in BUNDLED.glob("*.jsonl.xz"))
+    assert all(bundled(benchmark) for benchmark in BUNDLED_SETS)
+    assert bundled("bbh") == ["bbh", "bbh_cot_prompts"]
 
 
 def test_what_is_bundled_is_said() -> None:

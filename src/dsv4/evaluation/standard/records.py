@@ -27,13 +27,23 @@ def read(settings: Settings, name: str) -> list[Record]:
     or not, is the same questions and more. Raises DataError if there is no such file.
     """
     for folder in (settings.data, BUNDLED):
-        paths = sorted(folder.glob(f"{name}.jsonl*")) if folder is not None else []
+        paths = files(folder, name) if folder is not None else []
         if paths:
             return ordered(read_records(paths[0]))
     raise DataError(
         f"there is no {name}.jsonl or {name}.jsonl.xz",
         "its licence keeps it out of the package: give a folder that has it as --data",
     )
+
+
+def bundled(benchmark: str) -> list[str]:
+    """The names under which a benchmark reads bundled records; they begin with its own."""
+    return sorted(path.name.partition(".")[0] for path in BUNDLED.glob(f"{benchmark}*.jsonl*"))
+
+
+def files(folder: Path, name: str) -> list[Path]:
+    """NAME.jsonl and NAME.jsonl.xz, those that a folder has."""
+    return sorted(folder.glob(f"{name}.jsonl*"))
 
 
 def ordered(records: Iterable[Record]) -> list[Record]:

@@ -89,10 +89,10 @@ def refuse(context: typer.Context, names: Collection[str], why: str, hint: str) 
     """Raise UsageError if one of these options was given."""
     from dsv4.errors import UsageError
 
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if name in names and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name.replace('_', '-')} {why}", hint)
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{option.opts[0]} {why}", hint)
 
 
 def with_options(

@@ -91,7 +91,7 @@ def _conversation(record: Mapping[str, Any]) -> Document | None:
     said, tools = record["messages"], read_tools(record.get("tools"))
     if any(item.get("tool_call") is not None for item in said):
         said, tools = _with_numbered_calls(said), tools or COFFEE_TOOLS
-    messages = list(fold_for_template(_read(said))) if said else []
+    messages = _joined(fold_for_template(_read(said))) if said else []
     while messages and messages[-1].role != "assistant":
         messages.pop()
     if not messages or messages[0].role == "assistant":
@@ -101,6 +101,19 @@ def _conversation(record: Mapping[str, Any]) -> Document | None:
     shown = messages if tools else messages[-1:]  # the encoding drops the reasoning of the others
     effort: Effort = "high" if any(message.reasoning for message in shown) else "off"
     return Conversation(tuple(messages), tools, effort)
+
+
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """Messages with a word and the calls after it, where they are two, as one of the assistant."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        calls_alone = message.tool_calls and not message.content and not message.reasoning
+        if last is not None and last.role == message.role == "assistant" and calls_alone:
+            joined[-1] = replace(last, tool_calls=(*last.tool_calls, *message.tool_calls))
+        else:
+            joined.append(message)
+    return joined
 
 
 def _read(said: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -126,7 +139,8 @@ def _read(said: Sequence[Mapping[str, Any]]) -> list[Message]:
             messages.append(message)
             continue
         if message.role == "assistant":
-            calls = {call.id for call in message.tool_calls}
+            more = messages and messages[-1].role == "assistant"
+            calls = {*(calls if more else ()), *(call.id for call in message.tool_calls)}
             _check_answer(item, message, where)
         reasoning = message.reasoning and message.reasoning.strip()
         messages.append(replace(message, content=message.content.strip(), reasoning=reasoning))
@@ -153,10 +167,7 @@ def _with_numbered_calls(said: Iterable[Mapping[str, Any]]) -> list[dict[str, An
         if call is not None:
             made = {"id": f"call_{calls:02}", "function": call}
             calls += 1
-            after_word = messages and messages[-1]["role"] == "assistant"
-            if after_word and message == {"role": "assistant"}:
-                message = messages.pop()
-            message["tool_calls"] = [*message.get("tool_calls", ()), made]
+            message["tool_calls"] = [made]
         elif item["role"] == "tool":
             content = item["content"]
             text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)

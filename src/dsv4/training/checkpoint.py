@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from dsv4.training.optimizer import Optimizer
 logger = logging.getLogger("dsv4.training")
 
 PIECE_BYTES = 1 << 30
+_NAME = re.compile(r"step-(\d+)(?:-r(\d+))?")
 _KEEP = 2
 
 
@@ -72,8 +74,8 @@ class Folder:
 
     def all(self) -> list[Path]:
         """The complete checkpoints in the order of their steps, then of recoveries."""
-        found = (p for p in self._path.glob("step-*") if p.is_dir() and not p.suffix)
-        return sorted(found, key=_order)
+        found = (path for path in self._path.glob("step-*") if path.is_dir())
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_order)
 
     def save(
         self,
@@ -138,6 +140,7 @@ class Folder:
                 parallel.wait()
                 if parallel.rank() == 0:
                     _set_aside(path)
+                parallel.wait()
                 continue
             _put_back(path, training, state, tensors)
             return Restored(state, tensors["routes"])
@@ -208,8 +211,9 @@ def _state(path: Path) -> dict[str, Any]:
 
 def _order(path: Path) -> tuple[int, int]:
     """Step and recoveries of a checkpoint, by its name."""
-    _, step, *recoveries = path.name.split("-")
-    return int(step), int(recoveries[0].removeprefix("r")) if recoveries else 0
+    name = _NAME.fullmatch(path.name)
+    assert name is not None, path
+    return int(name[1]), int(name[2] or 0)
 
 
 def _set_aside(path: Path) -> None:

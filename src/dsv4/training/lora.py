@@ -84,12 +84,15 @@ def attach(model: Transformer, settings: LoraSettings, seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig(SftConfig):
-    """A fine-tuning run that trains adapters; documents as in `SftConfig`."""
+    """A fine-tuning run that trains adapters, in one process; documents as in `SftConfig`."""
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     optimizer: OptimizerSettings = OPTIMIZER
     bias_speed: float = 0.0
     quantise_from: float = 1.0
+
+    def __post_init__(self) -> None:
+        parallel.refuse("training of adapters")
 
 
 def train_lora(
@@ -101,10 +104,8 @@ def train_lora(
 ) -> Trained:
     """Run (or resume) it; the model that is returned holds its adapters (`adapters.save_adapter`).
 
-    Raises UsageError for a precision with compiled ops, which compute without adapters, and
-    for several processes.
+    Raises UsageError for a precision with compiled ops, which compute without adapters.
     """
-    parallel.refuse("training of adapters")
     if config.precision != "float32":
         raise UsageError(f"adapters do not train in {config.precision}", "in float32 they do")
     model = checkpoint.load(config.init)

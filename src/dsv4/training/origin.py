@@ -19,7 +19,9 @@ SAMPLE = 64
 def origin(model: nn.Module) -> str:
     """A digest of a model's weights: their names and shapes, the first number of each (which every
     division between processes leaves in the first of them), the first codes of quantised ones, and
-    by how much adapters are scaled."""
+    by how much adapters are scaled.
+
+    Two digits of a number: another kind of processor draws the same ones but for rounding."""
     return _digest(part for name, module in model.named_modules() for part in _parts(name, module))
 
 
@@ -45,7 +47,7 @@ def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
     for leaf, parameter in module._parameters.items():
         if parameter is not None:
             first = parallel.own_part(parameter.detach()).flatten()[:1].float().tolist()
-            yield dot + leaf, f"{list(parameter.shape)} {first}"
+            yield dot + leaf, f"{list(parameter.shape)} {[f'{number:.1e}' for number in first]}"
     for leaf, value in vars(module).items():
         if isinstance(value, QuantizedTensor):
             yield dot + leaf, f"{list(value.shape)} {_codes(value.data)} {_codes(value.scale)}"

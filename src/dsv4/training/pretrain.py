@@ -13,10 +13,8 @@ from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
-from dsv4.files import replace_text
 from dsv4.model.retrofit import fit_engram, set_token_map
 from dsv4.model.transformer import Transformer
-from dsv4.training.checkpoint import Folder
 from dsv4.training.config import RunConfig, TrainConfig
 from dsv4.training.frozen import freeze
 from dsv4.training.initial import initial_model
@@ -25,6 +23,7 @@ from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report, Status
 from dsv4.training.objective import Objective
 from dsv4.training.precision import training_form
+from dsv4.training.vocabulary import take_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +162,15 @@ def prepare_tokenizer(config: TrainConfig, status: Status = lambda line: None) -
     Raises UsageError if it has more tokens than the model, or is another than the run began with.
     """
     path = config.out / "tokenizer.json"
-    given = config.tokenizer
+    given = None if config.tokenizer is None else Path(config.tokenizer)
     if given is None and config.init is not None and not path.is_file():
         given = config.init / "tokenizer.json"
     with parallel.in_turn():
         if given is not None:
-            _take_tokenizer(Path(given), path, config)
+            if not given.is_file():
+                raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
+            _check_size(given, config)
+            take_tokenizer(given, config.out)
         elif not path.is_file():
             _train_tokenizer(config, path, status)
     _check_size(path, config)
@@ -182,20 +184,6 @@ def _check_size(path: Path, config: TrainConfig) -> None:
             f"{path} has {size} tokens, the model {config.model.vocab_size}",
             "train a tokenizer of the model's size, or choose another preset",
         )
-
-
-def _take_tokenizer(given: Path, path: Path, config: TrainConfig) -> None:
-    """Copy a tokenizer to the run, in the place of another as long as nothing is trained."""
-    if not given.is_file():
-        raise UsageError(f"no tokenizer at {given}", "name the tokenizer.json to use")
-    _check_size(given, config)
-    text = given.read_text(encoding="utf-8")
-    if path.is_file():
-        if path.read_text(encoding="utf-8") == text:
-            return
-        if Folder(config.out / "checkpoints").all():
-            raise UsageError(f"{config.out} was trained with another tokenizer", "see --tokenizer")
-    replace_text(path, text)
 
 
 def _train_tokenizer(config: TrainConfig, path: Path, status: Status) -> None:

@@ -16,11 +16,11 @@ from dsv4.data.corpora import Source
 from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import CheckpointError, UsageError
-from dsv4.files import replace_text
 from dsv4.training.config import RunConfig
 from dsv4.training.initial import initial_model
 from dsv4.training.metrics import Report, Status
 from dsv4.training.pretrain import Trained, train_on
+from dsv4.training.vocabulary import take_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def prepare(config: SftConfig, status: Status = lambda line: None) -> Prepared:
     """Tokenise the documents and count the steps.
 
     Raises DataError for unreadable files, CheckpointError if `init` has no vocabulary, UsageError
-    if no token is to be learned.
+    if no token is to be learned or the folder holds a run with another tokenizer.
     """
     model = checkpoint.read_config(config.init)
     given = config.init / "tokenizer.json"
@@ -63,8 +63,7 @@ def prepare(config: SftConfig, status: Status = lambda line: None) -> Prepared:
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / "tokenizer.json"
     with parallel.in_turn():
-        if not path.is_file() or path.read_bytes() != given.read_bytes():
-            replace_text(path, given.read_text(encoding="utf-8"))
+        take_tokenizer(given, config.out)
     tokenizer = Tokenizer.from_file(path)
 
     def shards(sources: tuple[Source, ...], name: str) -> tuple[Shard, ...]:

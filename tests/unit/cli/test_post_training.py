@@ -92,6 +92,20 @@ def test_lora_and_its_merge(folder, tmp_path, capsys):
             "--limit is about answers",
         ),
         (
+            [
+                "distill",
+                "--teacher",
+                "math=MODEL",
+                "--corpora",
+                ".",
+                "--files",
+                "x",
+                "--context",
+                "99",
+            ],
+            "--context is about answers",
+        ),
+        (
             ["distill", "--teacher", "math=MODEL:arithmetic", "--max-length", "64"],
             "--max-length is about texts",
         ),

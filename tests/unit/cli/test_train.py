@@ -110,7 +110,7 @@ def test_a_tokenizer_can_be_changed_until_something_is_trained(
     assert main([*right, "--steps", "2", "--max-minutes", "0"]) == 0
     assert (out / "tokenizer.json").read_text() == text
     assert main([*arguments(corpora, out, other, small / "config.json"), "--steps", "2"]) == 2
-    assert "with another tokenizer" in capsys.readouterr().err
+    assert "a run with another tokenizer" in capsys.readouterr().err
     assert main([*right, "--steps", "2"]) == 0
 
 

@@ -147,6 +147,15 @@ def test_reasoning_calls_and_results_of_the_api_are_read():
     assert one({"tools": [LOOK], "messages": messages}, HERE) == document
 
 
+def test_a_word_and_the_calls_after_it_are_one_message():
+    word, done = ({"role": "assistant", "content": said} for said in ("One moment.", "Done."))
+    results = [answering(id="a"), answering(id="b")]
+    said = [USER, word, calling(id="a"), calling(id="b"), *results, done]
+    _, first, *_, last = one({"messages": said}, HERE).messages
+    assert first.content == "One moment." and [c.id for c in first.tool_calls] == ["a", "b"]
+    assert last.content == "Done."
+
+
 def test_only_reasoning_that_is_shown_makes_a_conversation_think():
     thought = {**ASSISTANT, "reasoning_content": "Hm."}
     early, late = [USER, thought, USER, ASSISTANT], [USER, ASSISTANT, USER, thought]

@@ -128,7 +128,7 @@ def test_killed_while_it_goes_back_a_run_meets_the_spike_again(whole, tmp_path, 
 
 def test_checkpoints_are_in_the_order_of_steps_and_recoveries(tmp_path):
     names = ["step-0000012", "step-0000012-r9", "step-0000012-r10", "step-12345678"]
-    for name in names:
+    for name in (*names, "step-0000012-backup", "step-0000099.part", "step-0000099.damaged"):
         (tmp_path / name).mkdir()
     assert [path.name for path in Folder(tmp_path).all()] == names
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -136,6 +137,16 @@ def test_what_is_frozen_stays_and_the_rest_moves(folder, corpora, tmp_path):
     ):
         with pytest.raises(UsageError, match=told):
             fine_tune(prepare(replace(plan, frozen=parts)))
+
+
+def test_a_run_with_another_vocabulary_keeps_its_folder(folder, corpora, tmp_path):
+    fine_tune(prepare(settings(folder, corpora, tmp_path / "run", max_minutes=0.0)))
+    other = shutil.copytree(folder, tmp_path / "other")
+    text = (folder / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text + " ")
+    with pytest.raises(UsageError, match="a run with another tokenizer"):
+        prepare(settings(other, corpora, tmp_path / "run"))
+    assert (tmp_path / "run" / "tokenizer.json").read_text() == text
 
 
 def test_epochs_become_steps(folder, corpora, tmp_path):

@@ -13,8 +13,8 @@ from torch import Tensor
 def compiled(function: Callable[..., Any], dynamic: bool | None = False) -> Callable[..., Any]:
     """The function compiled, by default anew for each of the few shapes of a run.
 
-    Rows times positions of a batch are constant, so ops on flattened rows see one shape. None:
-    sizes that were seen to change become variables.
+    Rows times positions of a batch are constant but for the last one of an epoch, so ops on
+    flattened rows see few shapes. None: sizes that were seen to change become variables.
     """
     # Here, for it takes longer to import than torch, and most of what imports this never compiles.
     import torch._dynamo

@@ -39,9 +39,10 @@ def rows(records: Sequence[Record]) -> list[Row]:
 TOOLS = Benchmark(
     "tools",
     "Tool calls",
-    "Tools with unseen names, decoded without constraints: the reply is a well-formed call (or "
-    "two), of the right tool, with exactly the right arguments. The interval of all counts the "
-    "answers to one request, which differ in thinking, as one.",
+    "Tools with unseen names: the reply is a well-formed call (or two), of the right tool, with "
+    "exactly the right arguments. A model folder decodes without constraints, a server as it "
+    "does. The interval of all counts the answers to one request, which differ in thinking, as "
+    "one.",
     items,
     rows,
 )

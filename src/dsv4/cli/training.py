@@ -105,11 +105,16 @@ def with_options(
     max_minutes: float | None,
 ) -> C:
     """The settings with the options that were given in the place of theirs."""
+    import re
     from dataclasses import replace
+
+    from dsv4.errors import UsageError
 
     if device is not None:
         from dsv4.training.precision import check_device
 
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise UsageError(f"{device} is no device", "cpu, cuda, or cuda:1")
         check_device(device)
     given: dict[str, Any] = {
         "precision": None if precision is None else choice("--precision", precision, PRECISIONS),

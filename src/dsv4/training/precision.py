@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -29,10 +28,8 @@ def muon_dtype(precision: Precision) -> torch.dtype:
 
 
 def check_device(device: str) -> None:
-    """Raise UsageError for what is no device, or none of this machine."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UsageError(f"{device} is no device", "cpu, cuda, or cuda:1")
-    if device != "cpu" and not torch.cuda.is_available():
+    """Raise UsageError for a GPU that this machine does not have."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"no device {device} here", "leave it out to train on the CPU")
 
 

@@ -94,9 +94,10 @@ def read(source: Source, corpora: Path) -> Iterator[Document]:
 def _records(source: Source, corpora: Path) -> Iterator[Document]:
     paths = matching(source.files, corpora)
     if not paths:
+        below = "" if Path(source.files).is_absolute() else f" below {corpora}"
         raise DataError(
-            f"no file matches {source.files} below {corpora}",
-            "pass the folder that holds the corpora of the recipe",
+            f"no file matches {source.files}{below}",
+            "patterns are below the folder of corpora, or begin at a root",
         )
     return (
         document

@@ -150,7 +150,7 @@ def _read(folder: Path) -> tuple[float, dict[str, Tensor], str]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             base = (file.metadata() or {}).get(_BASE, "")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} holds no adapter: {str(error)[:200]}", f"{CONFIG} and {WEIGHTS} make one"

@@ -114,10 +114,15 @@ def test_lora_and_its_merge(folder, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_told(folder, tmp_path, capsys, arguments, message):
+    assert message in refused(folder, tmp_path / "run", arguments, capsys)
+
+
+def refused(folder, out, arguments, capsys):
+    """What is said to a command with wrong arguments, which does not begin."""
     command, *rest = [part.replace("MODEL", str(folder)) for part in arguments]
-    assert run(command, folder, tmp_path / "run", *rest) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert run(command, folder, out, *rest) == 2
+    assert not (out / "metrics.jsonl").exists()
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -130,10 +135,7 @@ def test_mistakes_are_told(folder, tmp_path, capsys, arguments, message):
 )
 def test_several_processes_are_refused(folder, tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    command, *rest = [part.replace("MODEL", str(folder)) for part in arguments]
-    assert run(command, folder, tmp_path / "run", *rest) == 2
-    assert "in one process" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert "in one process" in refused(folder, tmp_path / "run", arguments, capsys)
 
 
 def test_export_touches_nothing_without_an_adapter(folder, tmp_path, capsys):

@@ -129,6 +129,16 @@ def test_files_are_those_of_peft_and_come_back(folder, tmp_path):
     assert tensors[f"{start}mlp.experts.3.gate_proj.lora_A.weight"].shape == (4, 128)
 
 
+def with_another_code(folder):
+    """The model, but for one stored code of a matrix that adapters stand beside."""
+    model, name = checkpoint.load(folder), "layers.1.attn.wkv.weight"
+    weight = get_weight(model, name)
+    codes = weight.data.clone().view(torch.uint8)
+    codes[0, 3] ^= 1
+    set_weight(model, name, replace(weight, data=codes.view(weight.data.dtype)))
+    return model
+
+
 def test_what_adapters_were_trained_beside_is_told(folder, tmp_path, caplog):
     model = changed(folder)
     save_adapter(model, tmp_path, "base")
@@ -136,23 +146,19 @@ def test_what_adapters_were_trained_beside_is_told(folder, tmp_path, caplog):
     assert base_origin(model) == origin(base) == base_origin(base) != origin(model)
     attach_adapter(base, tmp_path)
     assert not caplog.records
-    other = checkpoint.load(folder)
-    name = "layers.1.attn.wkv.weight"
-    weight = get_weight(other, name)
-    codes = weight.data.clone().view(torch.uint8)
-    codes[0, 3] ^= 1
-    set_weight(other, name, replace(weight, data=codes.view(weight.data.dtype)))
-    attach_adapter(other, tmp_path)
+    attach_adapter(with_another_code(folder), tmp_path)
     assert "trained beside other weights" in caplog.text
 
 
 def test_another_scale_or_another_base_is_another_run(folder):
-    def attached(alpha):
-        model = checkpoint.load(folder)
+    def begun(alpha, model):
         attach(model, LoraSettings(4, alpha), 0)
-        return model
+        return origin(model)
 
-    assert origin(attached(8.0)) == origin(attached(8.0)) != origin(attached(9.0))
+    first = begun(8.0, checkpoint.load(folder))
+    assert first == begun(8.0, checkpoint.load(folder))
+    assert first != begun(9.0, checkpoint.load(folder))
+    assert first != begun(8.0, with_another_code(folder))
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan, math.inf])

@@ -86,7 +86,7 @@ def stopped_at(step, out):
     resumed = trainer.resume()
 
     def stop_there(record):
-        if record["step"] == step and "event" not in record and record.get("lr") is not None:
+        if record["step"] == step and "event" not in record:
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert not trainer.run(stop_there)
@@ -99,9 +99,8 @@ def test_a_checkpoint_from_before_the_spike_but_beyond_where_it_went_back_to_is_
     """Stopped at 14, at 13 after the spike at 18, and going on from there."""
     assert stopped_at(14, tmp_path) == (False, 14)
     assert stopped_at(13, tmp_path) == (True, 13)
-    assert [path.name for path in Folder(tmp_path / "checkpoints").all()] == [
-        "step-0000006", "step-0000012", "step-0000012-r1", "step-0000013-r1"
-    ][-3:]  # fmt: skip
+    left = [path.name for path in Folder(tmp_path / "checkpoints").all()]
+    assert left == ["step-0000012", "step-0000012-r1", "step-0000013-r1"]
     last = spiky(tmp_path, value=50.0)
     assert last.resume() and (last.step, last.recoveries) == (13, 1)
     assert last.run()

@@ -11,8 +11,9 @@ speed of every arm while the machine is as busy as it will be, then takes as man
 into `--minutes`.
 
 Every arm is trained from scratch on the same batches for the same number of tokens, once per seed
-(seeds change weights and order). Differences are taken seed by seed against the arm's partner;
-an interval that excludes 0 is called significant, others are not.
+(seeds change weights and order). Differences are taken seed by seed against the arm's partner. In
+the table one star is for a 95 % interval that excludes 0, two for one that holds among all of its
+column (Holm, 5 %).
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ def plot(out: Path, image: Path) -> None:
     arms = by_arm(read_results(out))
     if not arms:
         raise DataError(f"{out} has no results", "run the experiments first")
+    if not (out / "curves").is_dir():
+        raise DataError(f"{out} has no curves", "they are in the folder the runs were made in")
     colours = {arm: colormaps["tab20"](place) for place, arm in enumerate(ARMS)}
     figure = Figure(figsize=(14, 9), dpi=130, layout="constrained")
     grid = figure.add_gridspec(2, 6)
@@ -80,7 +82,8 @@ def _draw_curves(
 def _draw_differences(
     axes: Any, arms: Mapping[str, Mapping[int, Result]], colours: Mapping[str, Any], measure: str
 ) -> None:
-    """An arm minus its partner with the 95 % interval; filled where it excludes 0."""
+    """An arm minus its partner with the 95 % interval; filled where it excludes 0, a diamond where
+    there is one seed and thus none."""
     rows = [(name, difference(arms, name, measure)) for name in reversed(list(arms))]
     told = [(name, gap) for name, gap in rows if gap is not None]
     for place, (name, gap) in enumerate(told):
@@ -90,7 +93,7 @@ def _draw_differences(
             place,
             xerr=half,
             color=colours[name],
-            fmt="o",
+            fmt="D" if math.isinf(gap.half) else "o",
             capsize=3,
             mfc=colours[name] if gap.significant else "white",
         )
@@ -98,7 +101,8 @@ def _draw_differences(
     axes.set_yticks(
         range(len(told)), [f"{name}\nvs {ARMS[name].partner}" for name, _ in told], fontsize=8
     )
-    axes.set(title=f"{MEASURES[measure]}: difference, 95 %")
+    unit = "nats per token" if measure == "loss" else "share found"
+    axes.set(title=f"{MEASURES[measure]}: difference, 95 %", xlabel=f"{unit}, arm minus partner")
 
 
 def _draw_cache(

@@ -18,7 +18,7 @@ from experiments_data import MIX, Needle, batches, load
 from dsv4.config import ModelConfig
 from dsv4.data.batches import Mix
 from dsv4.errors import TrainingError
-from dsv4.model.retrofit import fit_engram, set_token_map
+from dsv4.model.retrofit import fit_engram
 from dsv4.model.transformer import Transformer
 from dsv4.training import Schedule
 from dsv4.training.config import RunConfig
@@ -59,9 +59,7 @@ def run(task: Task) -> dict[str, Any]:
     settle(task)
     arm, prepared = ARMS[task.arm], load(task.out)
     config = fit_engram(arm.model, prepared.canonical)
-    model = initial_model(config, None, task.seed)
-    if config.engram is not None:
-        set_token_map(model, prepared.canonical)
+    model = initial_model(config, None, task.seed, canonical=prepared.canonical)
     if arm.prepare is not None:
         arm.prepare(model)
     began = time.monotonic()

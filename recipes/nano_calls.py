@@ -31,14 +31,14 @@ SCHEDULE = Schedule(650, lr=7e-4, warmup=10, decay=0.5, floor=0.03, mtp=(0.0, 0.
 
 CALLS = {
     "tool_call": 800,
-    "tool_calls": 1900,
-    "tool_session": 500,
-    "everyday_tool": 350,
-    "repeat": 3600,
+    "tool_calls": 1800,
+    "tool_session": 400,
+    "everyday_tool": 300,
+    "repeat": 1500,
 }
-"""Problems of each task in the mix of a run: 2.7 of 4.1 million tokens, of which the steps read
-all."""
-TEXT, KEPT = 6.0, 0.21
+"""Problems of each task in the mix of a run: 2.3 of 4.3 million tokens, of which the steps read
+4.1."""
+TEXT, KEPT = 6.0, 0.3
 """Scale of the tuning mix, and how much of the rest of it is read besides (`nano_mix.KEPT`)."""
 COFFEE_KEPT = 0.042
 """Share of the orders of coffee: more than the mix would keep of what is learned late and
@@ -88,7 +88,7 @@ def mix(number: int) -> tuple[Source, ...]:
     left = {COFFEE.name, *(f"task_{name}" for name in CALLS)}
     kept = [source for source in copying(TEXT, COPY_LENGTH, rest=KEPT) if source.name not in left]
     own = [
-        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=60 + number)
+        Source(f"task_{name}", f"tasks:{name}", 1, OURS, count=count, seed=80 + number)
         for name, count in CALLS.items()
     ]
     return (*kept, replace(COFFEE, keep=COFFEE_KEPT), *own)

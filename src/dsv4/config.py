@@ -108,13 +108,13 @@ class ModelConfig:
         """The configuration as the released `config.json` spells it."""
         values = dataclasses.asdict(self)
         values["rope_scaling"] = {"type": "yarn", **values["rope_scaling"]}
-        del values["draft_stages"]  # draft stages are not loaded, so they are not written
+        # Draft stages are not loaded, so they are not written; but prompts differ with them.
+        if stages := values.pop("draft_stages"):
+            values["dspark_draft_stages"] = stages
         del values["engram"]
         if self.engram is not None:
             values |= self.engram.to_json()
-        values["compress_ratios"] = list(
-            self.compress_ratios[: self.num_hidden_layers + self.num_nextn_predict_layers]
-        )
+        values["compress_ratios"] = list(self.compress_ratios)
         del values["scale_dtype"]  # the released files leave it to the tensors
         if self.expert_dtype is None:
             del values["expert_dtype"]
@@ -217,6 +217,9 @@ _LARGEST = {
     "draft_stages": 64,
 }
 
+_EXACT_IDS = 1 << 24
+"""Integers up to here are float32 numbers."""
+
 _FIELDS = {f.name: f for f in dataclasses.fields(ModelConfig)}
 
 
@@ -302,6 +305,9 @@ def _check_engram(config: ModelConfig, engram: EngramConfig) -> None:
         value, most = getattr(engram, name), vocabulary - (name == "pad_id")
         if value > most:
             raise _fail(f"engram_{name}", value, f"at most {most} (vocab_size {vocabulary})")
+    if vocabulary > _EXACT_IDS:
+        allowed = f"at most {_EXACT_IDS} with an Engram, whose state keeps ids as float32"
+        raise _fail("vocab_size", vocabulary, allowed)
 
 
 def from_dict(values: Mapping[str, Any]) -> ModelConfig:

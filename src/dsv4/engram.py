@@ -65,6 +65,8 @@ class EngramConfig:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise _fail(name, value, f"an integer from {low} to {high}")
+        if type(self.conv) is not bool:
+            raise _fail("conv", self.conv, "true or false")
         if len(ids) * self.hashes > _MOST_HASHES:  # each needs a prime, which takes time to find
             raise _fail("n_heads", self.n_heads, f"at most {_MOST_HASHES} hashes in all layers")
         if not self.multipliers:
@@ -159,9 +161,14 @@ def from_json(values: Mapping[str, Any]) -> EngramConfig | None:
     sizes = given.pop("num_embeddings", None)
     rows_per_hash = given.get("vocab_size")
     if isinstance(rows_per_hash, list) and len(set(map(repr, rows_per_hash))) == 1:
-        given["vocab_size"] = rows_per_hash[0]  # one for every length of n-grams
+        lengths = given.get("max_ngram_size")
+        if type(lengths) is int and len(rows_per_hash) != lengths - 1:
+            raise _fail("vocab_size", rows_per_hash, "one for each n of the n-grams")
+        given["vocab_size"] = rows_per_hash[0]
     if "pad_token_id" in given:  # what some call it
-        given.setdefault("pad_id", given.pop("pad_token_id"))
+        pad = given.pop("pad_token_id")
+        if given.setdefault("pad_id", pad) != pad:
+            raise _fail("pad_token_id", pad, f"{PREFIX}pad_id, {given['pad_id']!r}")
     fields = {field.name: field for field in dataclasses.fields(EngramConfig)}
     for name in given:
         if name not in fields:
@@ -176,8 +183,6 @@ def from_json(values: Mapping[str, Any]) -> EngramConfig | None:
     if not isinstance(rows, list | tuple) or not all(map(_is_integers, rows)):
         raise _fail("multipliers", "...", "a list of integers for each layer")
     given["multipliers"] = tuple(map(tuple, rows))
-    if type(given.get("conv", False)) is not bool:
-        raise _fail("conv", given["conv"], "true or false")
     config = EngramConfig(**given)
     if sizes is not None and sizes != list(config.rows):
         raise _fail("num_embeddings", sizes, f"{list(config.rows)}, the sums of the hashes' primes")

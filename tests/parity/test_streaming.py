@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsv4 import checkpoint
+from dsv4 import checkpoint, ops
 from dsv4.chat.model import load
 from dsv4.checkpoint import tables
 from dsv4.checkpoint.expert_reads import Matrices
@@ -161,6 +163,81 @@ def test_what_was_read_ahead_is_not_read_again(
     assert sorted(asked) == [16] * 4 + [20] * 4
 
 
+def test_what_could_not_be_read_ahead_is_tried_again(
+    memories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, place = torch.tensor([[[23_000, 1, 2], [1, 5, 23_000]]]), tables.read_places
+
+    def failing(file: int, places: Tensor, out: Tensor) -> None:
+        raise OSError(5, "Input/output error")
+
+    store = TableStore.of(checkpoint.make_plan(memories))
+    want = store.submit(0, rows).wait()
+    monkeypatch.setattr(tables, "read_places", failing)
+    store.read_ahead(0, rows)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        store.submit(1, rows).wait()  # by then the others have failed as well
+    monkeypatch.setattr(tables, "read_places", place)
+    assert torch.equal(store.submit(0, rows).wait(), want)
+    store.close()
+
+
+def test_what_is_read_ahead_has_a_bound(memories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MOST_AHEAD", 1000)
+    store = TableStore.of(checkpoint.make_plan(memories))
+    for first in range(100):
+        store.read_ahead(0, torch.tensor([[[first, first + 200]]]))
+    kept = [ticket.nbytes for ticket in store._ahead.values()]
+    assert kept and sum(kept) == store._ahead_bytes <= 1000 < sum(kept) + kept[0]
+    (last,) = store._ahead.keys() & {(0, torch.tensor([99, 299]).numpy().tobytes())}
+    store.submit(0, torch.tensor([[[99, 299]]]))
+    assert last not in store._ahead and store._ahead_bytes == sum(kept[1:])
+    store.close()
+
+
+def test_files_are_closed_if_one_cannot_be_opened(
+    memories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    begin = os.open
+
+    def failing(path: Path, flags: int) -> int:
+        if len(opened) == 3:
+            raise OSError(24, "Too many open files")
+        opened.append(begin(path, flags))
+        return opened[-1]
+
+    monkeypatch.setattr(tables.os, "open", failing)
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        TableStore.of(checkpoint.make_plan(memories))
+    gc.collect()
+    for file in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)
+
+
+def test_a_table_in_half_precision_stays_on_disk(memories: Path, tmp_path: Path) -> None:
+    """Kernels want it in another type, which is made of no more than is read."""
+    shutil.copytree(memories, tmp_path / "half")
+    (path,) = (tmp_path / "half").glob("*.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    for name in [name for name in tensors if name.endswith("engram.embed.weight")]:
+        del tensors[name.replace("weight", "scale")]
+        tensors[name] = tensors[name].to(torch.float16)
+    save_file(tensors, path)
+    (tmp_path / "half" / "model.safetensors.index.json").unlink()
+    model = checkpoint.load(tmp_path / "half", FAST)
+    want = logits(model)
+    store = TableStore.of(checkpoint.make_plan(tmp_path / "half"))
+    model.stream_tables(store)
+    assert torch.equal(logits(model), want)
+    for engram in model.engrams().values():
+        fused = ops.fused("memory", engram, FAST)
+        assert fused is not None
+        assert max(tensor.numel() for tensor in fused._handles._kept) < engram.embed.weight.numel()
+    store.close()
+
+
 def test_a_table_that_became_shorter_is_named(memories: Path, tmp_path: Path) -> None:
     shutil.copytree(memories, tmp_path / "short")
     store = TableStore.of(checkpoint.make_plan(tmp_path / "short"))
@@ -214,6 +291,40 @@ def test_an_engine_over_tables_on_disk_answers_the_same(memories: Path, guesses:
     model.stream_tables(store)
     assert answers() == want
     store.close()
+
+
+def test_an_engine_reads_no_row_in_vain(memories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts in pieces of any length, beside a sequence that decodes and beside each other."""
+    model = checkpoint.load(memories, FAST).requires_grad_(False)
+    asked = [
+        Generation(tuple(random.Random(i).choices(range(99), k=size)), most, sampling=GREEDY)
+        for i, (size, most) in enumerate(((1500, 2), (5, 40), (900, 2), (130, 2)))
+    ]
+    place = tables.read_places
+
+    def rows_read() -> int:
+        read: list[int] = []
+
+        def counted(file: int, places: Tensor, out: Tensor) -> None:
+            read.append(places.numel())
+            place(file, places, out)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tables, "read_places", counted)
+            store = TableStore.of(checkpoint.make_plan(memories))
+            model.stream_tables(store)
+            core = Core(model, Memory(model, 1 << 28), speculation="off")
+            for generation in asked:
+                core.add(generation, lambda event: None)
+            while core.busy:
+                core.step()
+            assert not store._ahead
+            store.close()
+        return sum(read)
+
+    read = rows_read()
+    monkeypatch.setattr(model, "read_ahead", lambda *_: None)
+    assert read == rows_read()
 
 
 def test_too_small_a_limit_says_what_is_needed(folder: Path) -> None:

@@ -85,10 +85,26 @@ def test_keys_as_others_spell_them() -> None:
     values["engram_pad_token_id"] = values.pop("engram_pad_id")
     values["engram_vocab_size"] = [97, 97]
     assert from_dict(values).engram == engram
-    with pytest.raises(ConfigError, match="engram_vocab_size"):
-        from_dict(values | {"engram_vocab_size": [97, 98]})
+    for wrong in ([97, 98], [97], [97] * 7):
+        with pytest.raises(ConfigError, match="engram_vocab_size"):
+            from_dict(values | {"engram_vocab_size": wrong})
+    assert from_dict(values | {"engram_pad_id": 7}).engram == engram
+    with pytest.raises(ConfigError, match="engram_pad_token_id"):
+        from_dict(values | {"engram_pad_id": 2})
     with pytest.raises(ConfigError, match="engram_num_embeddings"):
         from_dict(values | {"engram_num_embeddings": 12})
+
+
+def test_a_form_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="engram_conv"):
+        EngramConfig((1,), 3, 2, 32, 97, 300, conv="no")  # type: ignore[arg-type]
+
+
+def test_more_tokens_than_a_state_can_tell_apart_are_refused() -> None:
+    values = replace(preset("tiny"), engram=EngramConfig((1,), 3, 2, 32, 97, 300)).to_released()
+    with pytest.raises(ConfigError, match="vocab_size = 16777217"):
+        from_dict(values | {"vocab_size": (1 << 24) + 1})
+    assert from_dict(values | {"vocab_size": 1 << 24}).engram is not None
 
 
 def test_a_missing_size_is_named() -> None:

@@ -111,7 +111,7 @@ def load(
         folder,
         policy,
         memory_limit=memory_limit,
-        canonical_ids=lambda size: Tokenizer.from_folder(folder).canonical_ids(size),
+        canonical_ids=Tokenizer.canonical_ids_of(folder),
     )
     transformer.requires_grad_(False)
     # Kernels read the stored formats; op by op they would be decoded at every step.

@@ -208,10 +208,11 @@ def _adapt_mtp(
     without = {name: stored for name, stored in found.items() if not name.startswith("mtp.")}
     present = len(without) < len(found)
     if config.draft_stages:
-        notes.append(
-            f"{config.draft_stages} DSpark draft stages (mtp.*) ignored: this version drafts "
-            "with the MTP block only, which this checkpoint does not have"
-        )
+        if present:
+            notes.append(
+                f"{config.draft_stages} DSpark draft stages (mtp.*) ignored: this version drafts "
+                "with the MTP block only, which this checkpoint does not have"
+            )
         # The count of stages stays: the prompts of these checkpoints differ.
         return replace(config, num_nextn_predict_layers=0), without
     if config.num_nextn_predict_layers and not present:

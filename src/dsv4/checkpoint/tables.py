@@ -30,8 +30,8 @@ THREADS = 4
 """Reads of many rows go on side by side; for those of one token a single thread asks for all."""
 PIECE = 512
 """Rows that a thread reads at a time."""
-MOST_AHEAD = 256
-"""Requests that were read ahead and not submitted yet; beyond that the oldest is forgotten."""
+MOST_AHEAD = 64 << 20
+"""Bytes that were read ahead and not submitted yet; beyond that the oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,15 @@ class _Ticket:
             for start in range(0, U, PIECE)
         ]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.numel() for part in self._bytes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a read has ended in vain."""
+        return any(read.done() and read.exception() is not None for read in self._reads)
+
     def _read(self, rows_U: Tensor, start: int, stop: int) -> None:
         for part, out_UB in zip(self._table.parts, self._bytes, strict=True):
             part.read(rows_U[start:stop], out_UB[start:stop])
@@ -100,10 +109,13 @@ class _Ticket:
 class _Table:
     """One table: where its elements and scales are, and how they are stored."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, files: list[int]) -> None:
+        """files: to which those that are opened are added."""
         self._format = source.format
-        stored = [source.data] if source.scale is None else [source.data, source.scale]
-        self.parts = [_Part.open(one) for one in stored]
+        self.parts: list[_Part] = []
+        for stored in [source.data] if source.scale is None else [source.data, source.scale]:
+            self.parts.append(_Part.open(stored))
+            files.append(self.parts[-1].file)
 
     def rows(self, parts: Sequence[Tensor]) -> Weight:
         """Rows as a small table `[U, C]`."""
@@ -126,11 +138,12 @@ class TableStore:
     """
 
     def __init__(self, sources: Sequence[Source], threads: int = THREADS) -> None:
-        self._tables = [_Table(source) for source in sources]
         self._pool = ThreadPoolExecutor(threads, "dsv4-tables")
         self._ahead: OrderedDict[tuple[int, bytes], _Ticket] = OrderedDict()
-        files = [part.file for table in self._tables for part in table.parts]
+        self._ahead_bytes = 0
+        files: list[int] = []
         self._close = weakref.finalize(self, _close, self._pool, files)
+        self._tables = [_Table(source, files) for source in sources]
 
     @classmethod
     def of(cls, plan: Plan, threads: int = THREADS) -> TableStore:
@@ -138,17 +151,25 @@ class TableStore:
         return cls(table_sources(plan), threads)
 
     def submit(self, number: int, rows_BTR: Tensor) -> _Ticket:
-        """Begin to read these rows of table `number`, unless they were read ahead."""
+        """Begin to read these rows of table `number`, unless they were read ahead. What failed
+        then is tried again."""
         ahead = self._ahead.pop(_key(number, rows_BTR), None)
-        return ahead or _Ticket(self._tables[number], self._pool, rows_BTR)
+        if ahead is not None:
+            self._ahead_bytes -= ahead.nbytes
+            if not ahead.failed:
+                return ahead
+        return _Ticket(self._tables[number], self._pool, rows_BTR)
 
     def read_ahead(self, number: int, rows_BTR: Tensor) -> None:
         """Begin to read what is going to be submitted."""
         key = _key(number, rows_BTR)
-        if key not in self._ahead:
-            self._ahead[key] = _Ticket(self._tables[number], self._pool, rows_BTR)
-            if len(self._ahead) > MOST_AHEAD:
-                self._ahead.popitem(last=False)
+        if key in self._ahead:
+            return
+        ticket = self._ahead[key] = _Ticket(self._tables[number], self._pool, rows_BTR)
+        self._ahead_bytes += ticket.nbytes
+        while self._ahead_bytes > MOST_AHEAD:
+            _, oldest = self._ahead.popitem(last=False)
+            self._ahead_bytes -= oldest.nbytes
 
     def close(self) -> None:
         """Stop reading; what is under way is finished."""

@@ -71,9 +71,7 @@ def export(
     folder = locate.folder(model)
     if out.resolve() == folder.resolve() and adapter is not None:
         raise UsageError(f"{out} is the model itself", "merge into another folder")
-    transformer = checkpoint.load(
-        folder, canonical_ids=lambda size: Tokenizer.from_folder(folder).canonical_ids(size)
-    )
+    transformer = checkpoint.load(folder, canonical_ids=Tokenizer.canonical_ids_of(folder))
     otherwise: dict[str, Storage] = {}
     if adapter is not None:
         otherwise = _attach(transformer, adapter, touched)

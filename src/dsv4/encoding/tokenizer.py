@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,6 +171,12 @@ class Tokenizer:
             lambda index: self.token(index) if index < self.vocab_size else "",
             lambda index: self._tokens.get(index, ""),
         )
+
+    @classmethod
+    def canonical_ids_of(cls, folder: Path) -> Callable[[int], list[int]]:
+        """`canonical_ids` of the vocabulary of a model folder, which is read when they are asked
+        for."""
+        return lambda size: cls.from_folder(folder).canonical_ids(size)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens visible; invalid UTF-8 becomes U+FFFD."""

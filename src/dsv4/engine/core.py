@@ -187,10 +187,7 @@ class Core:
 
     def _fitting(self, chosen: list[Piece]) -> list[Piece]:
         """The pieces that there is room for; the newest sequences make way for the others."""
-        chosen = [
-            Piece(piece.sequence, self.memory.piece(piece.sequence, piece.length))
-            for piece in chosen
-        ]
+        chosen = [Piece(one, self.memory.piece(one, count, one.length)) for one, count in chosen]
         while self.running:
             need = sum(self.memory.growth(piece.sequence, piece.length + 1) for piece in chosen)
             if self.memory.make_room(need) or len(self.running) == 1:
@@ -232,13 +229,18 @@ class Core:
                 self.model.read_ahead(following.ids_T, following.state)
 
     def _read_ahead(self, chosen: list[Piece]) -> None:
-        """Have Engram's tables read what the parts of prompts behind these pieces will need."""
-        for piece in chosen:
-            sequence, state = piece.sequence, piece.sequence.state
+        """Have Engram's tables read what the parts of prompts will need that are computed after
+        these pieces, if nobody comes or goes meanwhile."""
+        lengths = {piece.sequence: piece.length for piece in chosen}
+        next_ones = pieces(self.running, self.queue, chunk=CHUNK, beside=BESIDE, after=chosen)
+        for sequence, length in next_ones:
+            state, done = sequence.state, lengths.get(sequence, 0)
             assert state is not None
-            left = sequence.ids[state.length : state.length + piece.length + CHUNK]
-            if len(left) > piece.length:
-                self.model.read_ahead(torch.tensor(left), state, piece.length)
+            start = state.length + done
+            stop = start + self.memory.piece(sequence, length, start)
+            if start < len(sequence.ids):  # otherwise its next id is not drawn yet
+                ids_T = torch.tensor(sequence.ids[state.length : stop])
+                self.model.read_ahead(ids_T, state, done)
 
     def _input(self, piece: Piece) -> transformer.Piece:
         """The next ids of a sequence, and the guess at what comes after them."""

@@ -160,9 +160,9 @@ class Memory:
             sequence.cached = hit.length
         return True
 
-    def piece(self, sequence: Sequence, count: int) -> int:
-        """At most `count` ids, but no further than a place that is to be kept."""
-        start = sequence.length
+    def piece(self, sequence: Sequence, count: int, start: int) -> int:
+        """At most `count` ids from position `start` on, but no further than a place that is to be
+        kept."""
         stops = [sequence.shared]
         if self._checkpoints.period is not None:
             period = self._checkpoints.period

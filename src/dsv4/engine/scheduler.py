@@ -85,22 +85,34 @@ class Queue:
         return self._waiting[user][0].number
 
 
-def pieces(running: SequenceOf[Sequence], credit: Queue, *, chunk: int, beside: int) -> list[Piece]:
+def pieces(
+    running: SequenceOf[Sequence],
+    credit: Queue,
+    *,
+    chunk: int,
+    beside: int,
+    after: SequenceOf[Piece] = (),
+) -> list[Piece]:
     """What one step computes: a token of everybody who decodes, and a piece of a prompt.
 
     `chunk`: ids of a step when nobody decodes; `beside`: ids of prompts in a step that others
-    wait for.
+    wait for. `after`: pieces that will be computed before it.
     """
-    decoding = [Piece(sequence, 1) for sequence in running if sequence.decoding]
+    computed = Counter({piece.sequence: piece.length for piece in after})
+    served: Counter[str] = Counter()
+    for piece in after:
+        served[piece.sequence.user] += piece.length
+    left = {sequence: sequence.waiting_ids - computed[sequence] for sequence in running}
+    decoding = [Piece(s, 1) for s in running if s.decoding or not left[s]]
     room = beside if decoding else chunk
     reading = sorted(
-        (sequence for sequence in running if not sequence.decoding),
-        key=lambda sequence: (credit.credit(sequence.user), sequence.number),
+        (sequence for sequence in running if not sequence.decoding and left[sequence]),
+        key=lambda s: (credit.credit(s.user) + served[s.user], s.number),
     )
     for sequence in reading:
         if room <= 0:
             break
-        count = min(room, sequence.waiting_ids)
+        count = min(room, left[sequence])
         decoding.append(Piece(sequence, count))
         room -= count
     return decoding

@@ -218,13 +218,13 @@ def _alike(rng: Random, drawn: list[Slot], other: Tool) -> list[Slot]:
 
 
 def _parameter(rng: Random, split: Split, slot: Slot, noun: str) -> str:
-    """What a tool calls a parameter; in training often as no other tool does, by a word that says
-    nothing of it or is none, so that names are learned to be looked up."""
+    """What a tool calls a parameter; in training sometimes as no other tool does, by a word that
+    says nothing of it or is none, so that names are learned to be looked up."""
     name = rng.choice(slot.names.split())
     known = 1.0 if split == "heldout" else rng.random()
-    if known > 0.4:
+    if known > 0.15:
         return name
-    other = rng.choice(_NOUNS) if known < 0.25 else invent(rng, 2)
+    other = rng.choice(_NOUNS) if known < 0.05 else invent(rng, 2)
     return rng.choice((f"{noun}_{name}", f"{name}_{other}", f"{other}{name.capitalize()}", other))
 
 

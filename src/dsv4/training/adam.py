@@ -58,8 +58,8 @@ class RowAdam:
     count for the bias correction: what happens to a row is what dense Adam would do to it, given
     only the steps that touched it. The work of a step is proportional to the rows it touched.
 
-    A gradient may be sparse (what `embedding(..., sparse=True)` gives) or dense; of a dense one,
-    rows of zeros count as untouched.
+    A gradient may be sparse (what `embedding(..., sparse=True)` gives) or dense; rows of zeros
+    count as untouched in both.
     """
 
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
@@ -95,6 +95,8 @@ def touched_rows(gradient_RW: Tensor) -> tuple[Tensor, Tensor]:
     """(numbers of the rows with a gradient [N], their gradients [N, W])."""
     if gradient_RW.is_sparse:
         gradient = gradient_RW.coalesce()
-        return gradient.indices()[0], gradient.values()
+        rows_N, gradient_NW = gradient.indices()[0], gradient.values()
+        kept_N = gradient_NW.any(dim=1)  # tokens that no loss depends on read rows too
+        return rows_N[kept_N], gradient_NW[kept_N]
     rows_N = gradient_RW.any(dim=1).nonzero()[:, 0]
     return rows_N, gradient_RW[rows_N]

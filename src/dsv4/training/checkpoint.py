@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from dsv4 import parallel
+from dsv4.engram import EngramConfig, from_json
 from dsv4.errors import CheckpointError
 from dsv4.training import pieces
 from dsv4.training.objective import Objective
 from dsv4.training.optimizer import Optimizer
+from dsv4.training.origin import hashes
 
 logger = logging.getLogger("dsv4.training")
 
@@ -107,8 +109,9 @@ class Folder:
                 for _ in wholes:
                     pass
         if writes:
+            facts = {"origin": training.origin, "engram": hashes(training.model)}
             with (part / "state.json").open("w", encoding="utf-8") as file:
-                whole = {**state, "origin": training.origin, "regular": regular, "files": files}
+                whole = {**state, **facts, "regular": regular, "files": files}
                 json.dump(whole, file, indent=1)
             pieces.sync(part / "state.json")
             pieces.sync(part)
@@ -190,6 +193,12 @@ def _put_back(
             f"{path} is of a run that began with other weights",
             "the folder belongs to a run from another model or seed; choose another one",
         )
+    own_hashes = hashes(training.model)
+    if state.get("engram", own_hashes) != own_hashes:
+        raise CheckpointError(
+            f"{path} is of a run whose Engram hashes otherwise",
+            "with these settings every n-gram would find what another one has stored",
+        )
     own, saved = dict(training.weights()), tensors["weights"]
     if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
         odd = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
@@ -233,6 +242,16 @@ def _is_regular(path: Path) -> bool:
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is a checkpoint of a run."""
     return (path / "state.json").is_file()
+
+
+def read_engram(path: Path) -> EngramConfig | None:
+    """The Engram of a checkpoint's model. None without one, and where an earlier version did not
+    write it down."""
+    try:
+        known = _state(path).get("engram")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}", "take the checkpoint before it") from error
+    return from_json(known) if known is not None else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from dsv4 import checkpoint, parallel
 from dsv4.checkpoint import layout
 from dsv4.config import ModelConfig
+from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import get_factor, get_weight, set_weight
@@ -108,7 +109,8 @@ def train_lora(
     """
     if config.precision != "float32":
         raise UsageError(f"adapters do not train in {config.precision}", "in float32 they do")
-    model = checkpoint.load(config.init)
+    canonical = Tokenizer.canonical_ids_of(config.init)
+    model = checkpoint.load(config.init, canonical_ids=canonical)
     attach(model, config.lora, config.seed)
     if config.device != "cpu":
         _move_codes(model, config.device)

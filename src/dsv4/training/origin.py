@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dsv4 import parallel
+from dsv4.model.engram import NgramIndex
 from dsv4.numerics.adapted import Adapted
 from dsv4.numerics.quantized import QuantizedTensor
 
@@ -23,6 +25,15 @@ def origin(model: nn.Module) -> str:
 
     Two digits of a number: another kind of processor draws the same ones but for rounding."""
     return _digest(part for name, module in model.named_modules() for part in _parts(name, module))
+
+
+def hashes(model: nn.Module) -> dict[str, Any] | None:
+    """The Engram of a model as `config.json` has it: which rows an n-gram finds follows from it,
+    and no weight says it."""
+    for module in model.modules():
+        if isinstance(module, NgramIndex):
+            return module.engram.to_json()
+    return None
 
 
 def base_origin(model: nn.Module) -> str:

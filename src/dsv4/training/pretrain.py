@@ -13,11 +13,11 @@ from dsv4.data.shards import Shard, build_shards, digest
 from dsv4.data.tokenizer import train_tokenizer
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
-from dsv4.model.retrofit import fit_engram, set_token_map
+from dsv4.model.retrofit import fit_engram
 from dsv4.model.transformer import Transformer
 from dsv4.training.config import RunConfig, TrainConfig
 from dsv4.training.frozen import freeze
-from dsv4.training.initial import initial_model
+from dsv4.training.initial import inherited, initial_model
 from dsv4.training.language import LanguageObjective, Stream
 from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report, Status
@@ -79,8 +79,8 @@ def prepare(config: TrainConfig, status: Status = lambda line: None) -> Prepared
         tuple(source.epochs for source in config.sources),
     )
     held = shards(config.heldout, config.heldout_folder or config.corpora, "heldout")
-    fitted = replace(config, model=fit_engram(config.model, canonical))
-    return Prepared(fitted, mix, held, canonical)
+    fitted = inherited(config.model, config.init) or fit_engram(config.model, canonical)
+    return Prepared(replace(config, model=fitted), mix, held, canonical)
 
 
 def train(
@@ -96,9 +96,8 @@ def train(
     """
     prepared = prepare(config, status)
     config = prepared.config
-    model = initial_model(config.model, config.init, config.seed, status)
-    if model.ngrams is not None:
-        set_token_map(model, prepared.canonical)
+    canonical = prepared.canonical
+    model = initial_model(config.model, config.init, config.seed, status, canonical=canonical)
     return train_on(model, prepared.mix, prepared.heldout, config, report, status)
 
 

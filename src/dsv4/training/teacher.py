@@ -59,7 +59,8 @@ class Teacher:
         """student: its folder. Raises CheckpointError for an unsound folder, UsageError for another
         vocabulary than the student's."""
         self.config = config
-        self._model: Transformer = checkpoint.load(config.folder)
+        canonical = Tokenizer.canonical_ids_of(config.folder)
+        self._model: Transformer = checkpoint.load(config.folder, canonical_ids=canonical)
         if device != "cpu" or parameters(self._model.config).total < EXPAND_BELOW:
             expand_quantized(self._model)
         self._model.to(device)

@@ -230,4 +230,5 @@ def test_draft_stage_configurations_export_what_was_loaded(folder: Path, tmp_pat
     checkpoint.export_released(model, tmp_path / "out")
     loaded, report = checkpoint.load_with_report(tmp_path / "out")
     assert report.notes == () and report.config.num_nextn_predict_layers == 0
+    assert report.config == model.config and report.config.draft_stages == 3  # prompts differ
     assert dict(weights(loaded)).keys() == dict(weights(model)).keys()

@@ -305,6 +305,21 @@ def test_released_tensors_load_and_mean_what_they_say(released: Path) -> None:
                 assert float(error) < 2e-6 * (10 if policy is FAST else 1), (layer, t)
 
 
+def test_projections_in_small_blocks_are_exported_as_they_are(
+    released: Path, tmp_path: Path
+) -> None:
+    model = checkpoint.load(released, canonical_ids=canonical_ids)
+    checkpoint.export_released(model, tmp_path / "out")
+    (before,), (after,) = released.glob("*.safetensors"), (tmp_path / "out").glob("*.safetensors")
+    stored, written = load_file(before), load_file(after)
+    assert written.keys() == stored.keys() | {"ngrams.token_map"}
+    for name, tensor in stored.items():
+        assert torch.equal(written[name].view(torch.uint8), tensor.view(torch.uint8)), name
+    again = checkpoint.load(tmp_path / "out")
+    ids = tokens(model.config, 9, 1)
+    assert torch.equal(again(ids).logits_BTV, model(ids).logits_BTV)
+
+
 def test_without_its_tokenizer_the_released_model_is_not_loaded(released: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no ngrams\.token_map"):
         checkpoint.load(released)

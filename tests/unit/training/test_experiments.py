@@ -227,3 +227,24 @@ def test_a_difference_is_told_with_its_interval():
     arms["adamw"] = runs("adamw", [2.1, 2.0, 2.3])
     assert not difference(arms, "adamw", "loss").significant
     assert difference(arms, "base", "loss") is None
+
+
+def test_how_likely_a_difference_is_by_chance():
+    from experiments_table import holding, student
+
+    # Tables of Student's distribution: 95 % and 99 % two-sided.
+    assert student(4.3027, 2) == pytest.approx(0.05, abs=1e-5)
+    assert student(-2.3646, 7) == pytest.approx(0.05, abs=1e-5)
+    assert student(63.657, 1) == pytest.approx(0.01, abs=1e-5)
+
+    def runs(arm, losses):
+        return {seed: {"arm": arm, "loss": loss} for seed, loss in enumerate(losses)}
+
+    def arms(*names):
+        base = {"base": runs("base", [2.0, 2.0, 2.0])}
+        return base | {name: runs(name, losses[name]) for name in names}
+
+    # p = 0.0002, 0.031 and 0.79: the second holds beside one other (0.05 / 1), not beside two.
+    losses = {"adamw": [3.0, 3.02, 2.97], "no-mtp": [2.1, 2.12, 2.18], "residual": [2.1, 1.9, 2.05]}
+    assert holding(arms("adamw", "no-mtp"), "loss") == {"adamw", "no-mtp"}
+    assert holding(arms("adamw", "no-mtp", "residual"), "loss") == {"adamw"}

@@ -58,6 +58,20 @@ def test_an_untouched_row_costs_and_changes_nothing():
     assert (ours.second["t"] != 0).any(1).nonzero()[:, 0].tolist() == [3, 7]
 
 
+def test_rows_that_only_tokens_without_a_loss_read_are_left_alone():
+    """The gradient of padding is zero, and the sparse one has a place for it all the same."""
+    tables = torch.randn(10, 4).repeat(2, 1, 1)
+    for table, sparse in zip(tables, (True, False), strict=True):
+        ours, leaf = RowAdam({"t": table}), table.clone().requires_grad_()
+        for read in ([3, 7], [3, 5], [3, 5]):
+            rows = torch.nn.functional.embedding(torch.tensor(read), leaf, sparse=sparse)
+            weight = torch.tensor([[1.0], [float(7 in read)]])  # row 5 has no loss at all
+            (table.grad,) = torch.autograd.grad((rows * weight).sum(), leaf)
+            ours.step(0.1)
+        assert ours.counts["t"].tolist() == [0, 0, 0, 3, 0, 0, 0, 1, 0, 0]
+    assert torch.equal(tables[0], tables[1])
+
+
 def test_balanced_rows_and_columns():
     """After the last turn rows have length 1 exactly and columns nearly equal ones."""
     direction = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))

@@ -43,6 +43,8 @@ class Memory:
         self._handles = Handles()
         streams, width = module.q_weight.shape
         table = module.embed.weight
+        if module.source is not None and isinstance(table, Tensor):
+            table = table[:0]  # rows come from elsewhere: not to be copied into another type
         self._table = self._handles.matrix(table)
         self.native = native.Engram(
             table=self._table,

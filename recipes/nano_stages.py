@@ -36,6 +36,7 @@ from dsv4.chat import defaults
 from dsv4.config import ModelConfig
 from dsv4.data.shards import build_shards, digest
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.errors import Dsv4Error
 from dsv4.training import Schedule, TrainConfig, train
 from dsv4.training.policy import OPTIMIZER
 from dsv4.training.precision import Precision
@@ -62,8 +63,8 @@ ANSWERS = {"thinking": False, "temperature": 0.7, "top_p": 0.95, "max_new_tokens
 @dataclass(frozen=True)
 class Scale:
     """Sizes of a run. text: how much the mix is enlarged (`nano_mix`). batch_tokens, lengths
-    (longest rows): of the first two stages. device, checkpoint_every (steps): of all that read a
-    mix; the others run on the CPU."""
+    (longest rows), device: of the first two stages; the others run on the CPU. checkpoint_every
+    (steps): of all that read a mix."""
 
     model: ModelConfig
     text: float
@@ -91,6 +92,14 @@ def main(scale: Scale, description: str) -> None:
     )
     parser.add_argument("--stage", choices=STAGES, help="only this one, after those it needs")
     args = parser.parse_args()
+    try:
+        _stages(scale, args)
+    except Dsv4Error as error:
+        parser.error(f"{error} ({error.hint})" if error.hint else str(error))
+
+
+def _stages(scale: Scale, args: argparse.Namespace) -> None:
+    """What the arguments ask for."""
     tokens = args.out / "pretrain" / "tokenizer.json"
     if args.prepare:
         prepare_pretraining(_texts(scale, args), print)
@@ -171,7 +180,7 @@ def _copies(name: str, scale: Scale, args: argparse.Namespace) -> SftConfig:
         seed=STAGES.index(name),
         optimizer=OPTIMIZER,
         frozen=FROZEN,
-        **_common(scale, args) | {"batch_tokens": COPY_TOKENS, "bias_speed": 0.0},
+        **_common(scale, args) | {"batch_tokens": COPY_TOKENS, "bias_speed": 0.0, "device": "cpu"},
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dsv4.checkpoint import layout, names
-from dsv4.checkpoint.layout import Parameter, TensorSpec
+from dsv4.checkpoint.layout import Parameter, Storage, TensorSpec
 from dsv4.checkpoint.values import is_finite
 from dsv4.checkpoint.writer import Progress, write_checkpoint
 from dsv4.config import ModelConfig
@@ -19,15 +19,11 @@ from dsv4.errors import CheckpointError
 from dsv4.model.transformer import Transformer
 from dsv4.model.weights import get_factor, get_weight
 from dsv4.numerics.adapted import Adapted
-from dsv4.numerics.quantized import FP8_32, Format, QuantizedTensor, Weight, quantize
+from dsv4.numerics.quantized import Format, QuantizedTensor, Weight, quantize
 
 ONE_FILE_BYTES = 1 << 30
 """Models up to this size are written as one file, larger ones layer by layer as released."""
 TRANSFORMERS_SHARD_BYTES = 4 << 30
-
-
-Storage = Format | torch.dtype
-"""How one weight is stored: in a block-scaled format, or as plain numbers."""
 
 
 def file_plan(
@@ -65,14 +61,13 @@ def export_released(
 ) -> None:
     """Write `model` in the released layout: FP8 matrices, FP4 (or FP8) experts, BF16 and F32.
 
-    The formats are those of `model.config`, but for weights named in `otherwise` and projections
-    of an Engram in V4.1's blocks of 32 x 32, which stay so. Weights that are quantised that way
-    already are written as they are, others are rounded; adapted ones are merged, one at a time.
-    All or nothing: see `writer.staged`. Raises CheckpointError if the folder holds a model, cannot
-    be written, or a weight is not finite.
+    The formats are those of `model.config`, but for weights named in `otherwise` (with that of the
+    folder it was loaded from, `Plan.otherwise`, every weight stays as it was stored). Weights that
+    are quantised that way already are written as they are, others are rounded; adapted ones are
+    merged, one at a time. All or nothing: see `writer.staged`. Raises CheckpointError if the
+    folder holds a model, cannot be written, or a weight is not finite.
     """
     config = _written_config(model)
-    otherwise = {**_in_small_blocks(model), **otherwise}
     parameters = {p.name: _stored(p, otherwise) for p in layout.parameters(config)}
     by_tensor = {
         spec.name: parameter for parameter in parameters.values() for spec in parameter.stored()
@@ -104,18 +99,6 @@ def _written_config(model: Transformer) -> ModelConfig:
     drafting = model.mtp or model.config.draft_stages
     config = model.config if drafting else layout.without_mtp(model.config)
     return config if config.expert_dtype is not None else replace(config, expert_dtype="fp4")
-
-
-def _in_small_blocks(model: Transformer) -> dict[str, Storage]:
-    """The projections of an Engram that are held as V4.1 stores them."""
-    found: dict[str, Storage] = {}
-    for layer in model.engrams():
-        name = f"layers.{layer}.engram.wkv.weight"
-        factor = get_factor(model, name)
-        held = factor.base if isinstance(factor, Adapted) else factor
-        if isinstance(held, QuantizedTensor) and held.format is FP8_32:
-            found[name] = FP8_32
-    return found
 
 
 def _finite(parameter: Parameter, value: Weight) -> Weight:

@@ -23,6 +23,9 @@ TOKEN_MAP = "ngrams.token_map"
 
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64
 
+Storage = Format | torch.dtype
+"""How one weight is stored: in a block-scaled format, or as plain numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

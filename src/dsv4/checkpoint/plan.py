@@ -14,6 +14,7 @@ from typing import Literal
 from dsv4 import config as configuration
 from dsv4.checkpoint import layout, names
 from dsv4.checkpoint.folder import DTYPES, Stored, listing, read_stored
+from dsv4.checkpoint.layout import Storage
 from dsv4.config import ModelConfig
 from dsv4.errors import CheckpointError
 from dsv4.numerics.quantized import FP4, FP8, FP8_32, FP8_F32, FP8_ROWS, Format
@@ -41,6 +42,11 @@ class Source:
         """Stored bytes, elements and scales."""
         return self.data.nbytes + (self.scale.nbytes if self.scale is not None else 0)
 
+    @property
+    def storage(self) -> Storage:
+        """How it is stored."""
+        return self.format if self.format is not None else DTYPES[self.data.dtype]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -62,6 +68,18 @@ class Plan:
         """Whether canonical ids for its Engram are to come from the tokenizer, as with V4.1."""
         stored = any(source.parameter.name == layout.TOKEN_MAP for source in self.sources)
         return self.config.engram is not None and not stored
+
+    @property
+    def otherwise(self) -> dict[str, Storage]:
+        """How weights are stored that a folder in the released layout does not store as released;
+        the transformers layout has no such ones."""
+        if self.layout != "released":
+            return {}
+        return {
+            source.parameter.name: source.storage
+            for source in self.sources
+            if source.storage != (source.parameter.format or source.parameter.dtype)
+        }
 
 
 @dataclass(slots=True)

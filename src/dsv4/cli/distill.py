@@ -120,6 +120,8 @@ def _teachers(texts: list[str], weights: list[str]) -> tuple[TeacherConfig, ...]
     shares: dict[str, float] = {}
     for text in weights:
         name, _, value = text.partition("=")
+        if name in shares:
+            raise UsageError(f"teacher {name} has two weights", "give one")
         try:
             shares[name] = float(value)
         except ValueError:
@@ -157,7 +159,7 @@ def _rollouts(
 
 
 def _texts(corpora: Path | None, files: list[str], seed: int) -> Texts:
-    from dsv4.data.corpora import Source
+    from dsv4.data.corpora import TASK_PREFIX, Source
     from dsv4.errors import UsageError
     from dsv4.training.distill_run import Texts
 
@@ -165,7 +167,11 @@ def _texts(corpora: Path | None, files: list[str], seed: int) -> Texts:
         raise UsageError("texts need both --corpora and --files", "or give --task instead")
     sources = []
     for i, text in enumerate(files):
-        pattern, _, count = text.partition("=")
-        number = int(count) if count.isdecimal() else 0
+        pattern, number = text, 0
+        if text.startswith(TASK_PREFIX):
+            pattern, _, count = text.partition("=")
+            if not count.isdecimal() or not int(count):
+                raise UsageError(f"--files {text} says no number", "such as tasks:arithmetic=500")
+            number = int(count)
         sources.append(Source(f"source-{i}", pattern, 1.0, "not stated", count=number, seed=seed))
     return Texts(tuple(sources), corpora)

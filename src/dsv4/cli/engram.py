@@ -30,8 +30,8 @@ def engram(
     """Give a model an Engram, a memory of n-grams.
 
     The tables are empty until they are trained, so the new model computes exactly what the old
-    one did (whose weights must be in the released formats for that: others are rounded). The
-    vocabulary is copied.
+    one did. (One in the transformers layout is rounded to the released formats.) The vocabulary is
+    copied.
     """
     from dsv4 import checkpoint, locate
     from dsv4.cli.console import note, progress, size
@@ -55,7 +55,13 @@ def engram(
     )
     after = add_engram(before, wanted, canonical, seed)
     with progress("write") as done:
-        checkpoint.export_released(after, out, overwrite=overwrite, progress=done)
+        checkpoint.export_released(
+            after,
+            out,
+            otherwise=checkpoint.make_plan(folder).otherwise,
+            overwrite=overwrite,
+            progress=done,
+        )
     copy_kept(folder, out)
     tables = size(sum(e.embed.weight.shape[0] for e in after.engrams().values()) * channels)
     note(f"{out}: Engram in layers {layers}, {tables} of tables, {wanted.hashes} reads per token")

@@ -11,7 +11,7 @@ import typer
 from dsv4.cli.options import ModelArgument
 
 if TYPE_CHECKING:
-    from dsv4.checkpoint.export import Storage
+    from dsv4.checkpoint.layout import Storage
     from dsv4.model.transformer import Transformer
 
 
@@ -48,6 +48,10 @@ def export(
     touched: Annotated[
         Touched, typer.Option(help="How the released layout stores the merged matrices.")
     ] = Touched.RELEASED,
+    any_base: Annotated[
+        bool,
+        typer.Option("--any-base", help="Merge an adapter that was trained beside other weights."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is there.")] = False,
 ) -> None:
     """Rewrite a model folder in another layout, or with an adapter merged.
@@ -68,13 +72,15 @@ def export(
         layout = LayoutName.TRANSFORMERS if adapter is None else LayoutName.RELEASED
     if touched is not Touched.RELEASED and (adapter is None or layout is not LayoutName.RELEASED):
         raise UsageError("--touched is for an adapter and the released layout", "leave it out")
+    if any_base and adapter is None:
+        raise UsageError("--any-base is for an adapter", "leave it out")
     folder = locate.folder(model)
     if out.resolve() == folder.resolve() and adapter is not None:
         raise UsageError(f"{out} is the model itself", "merge into another folder")
     transformer = checkpoint.load(folder, canonical_ids=Tokenizer.canonical_ids_of(folder))
-    otherwise: dict[str, Storage] = {}
+    otherwise = checkpoint.make_plan(folder).otherwise
     if adapter is not None:
-        otherwise = _attach(transformer, adapter, touched)
+        otherwise |= _attach(transformer, adapter, touched, any_base)
     with progress("export") as done:
         if layout is LayoutName.RELEASED:
             checkpoint.export_released(
@@ -88,22 +94,27 @@ def export(
     note(f"{out}: {layout.value} layout")
 
 
-def _attach(model: Transformer, adapter: Path, touched: Touched) -> dict[str, Storage]:
+def _attach(
+    model: Transformer, adapter: Path, touched: Touched, any_base: bool
+) -> dict[str, Storage]:
     """Put an adapter beside the model's weights; how the matrices it changes are to be stored."""
     import torch
 
+    from dsv4.checkpoint import layout
     from dsv4.numerics.quantized import FP8
     from dsv4.training.adapters import adapted, attach_adapter
 
-    attach_adapter(model, adapter)
+    attach_adapter(model, adapter, any_base=any_base)
+    names = {name for name, _ in adapted(model)}
+    if touched is Touched.RELEASED:
+        parameters = layout.parameters(model.config)
+        return {p.name: p.format or p.dtype for p in parameters if p.name in names}
     storages: dict[Touched, Storage] = {
         Touched.FP8: FP8,
         Touched.BFLOAT16: torch.bfloat16,
         Touched.FLOAT32: torch.float32,
     }
-    if touched not in storages:
-        return {}
-    return {name: storages[touched] for name, _ in adapted(model)}
+    return dict.fromkeys(names, storages[touched])
 
 
 def _lost(model: Transformer, out: Path) -> str:

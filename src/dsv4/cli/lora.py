@@ -46,7 +46,10 @@ def lora(
     ] = False,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="attention, output, shared or experts; repeat (attention, shared)."),
+        typer.Option(
+            help="attention, output, shared or experts; repeat (attention, shared, which are what "
+            "PEFT reads as well)."
+        ),
     ] = None,
     rank: Annotated[int, typer.Option(help="Rank of the changes.", min=1)] = 16,
     alpha: Annotated[float, typer.Option(help="They are scaled by alpha / rank.")] = 32.0,
@@ -108,3 +111,6 @@ def lora(
         return
     save_adapter(trained.model, out / "adapter", model)
     note(f"{out / 'adapter'}: the adapter; dsv4 export {model} FOLDER --adapter merges it")
+    if strange := {"experts", "output"} & {*config.lora.targets}:
+        kinds = " and ".join(sorted(strange))
+        note(f"PEFT does not read adapters of {kinds} (docs/post_training.md)")

@@ -10,7 +10,6 @@ by one, as they would be without stacking: `mlp.experts.3.gate_proj`.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,12 +30,12 @@ from dsv4.numerics.adapted import Adapted
 from dsv4.training.lora import adaptable
 from dsv4.training.origin import base_origin
 
-logger = logging.getLogger("dsv4.training")
-
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_BASE = "dsv4.base"
+_BASE = "dsv4.weights"
 """Metadata of the weights file: the base's `origin.base_origin`."""
+_START = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Ways in which PEFT begins adapters that leave the base as it is (`init_lora_weights`)."""
 _PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _UNKNOWN = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 """Settings of PEFT that change what the tensors mean and that are not known here."""
@@ -98,15 +97,19 @@ def _suffix(module: str) -> str:
     return module.split(".", 3)[3]
 
 
-def attach_adapter(model: Transformer, folder: Path) -> int:
+def attach_adapter(model: Transformer, folder: Path, *, any_base: bool = False) -> int:
     """Put the adapters of a folder beside the model's weights; returns how many.
 
-    Warns if they were trained beside other weights. Raises CheckpointError for files that are
-    missing or damaged, of another kind of adapter or of another model.
+    Raises CheckpointError for files that are missing or damaged, of another kind of adapter or of
+    another model, and, unless `any_base`, for those that were trained beside other weights. (PEFT
+    does not write down which; then nobody knows.)
     """
-    scale, tensors, base = _read(folder)
-    if base and base != base_origin(model):
-        logger.warning("%s was trained beside other weights than these", folder)
+    (rank, scale), tensors, base = _read(folder)
+    if base and base != base_origin(model) and not any_base:
+        raise CheckpointError(
+            f"{folder} was trained beside other weights than these",
+            "name the model it was trained with; --any-base merges it all the same",
+        )
     known = {module_name(name): name for name in adaptable(model.config)}
     count = 0
     while tensors:
@@ -118,6 +121,10 @@ def attach_adapter(model: Transformer, folder: Path) -> int:
             raise CheckpointError(
                 f"{folder}: {key[:160]!a} is no adapter of this model",
                 "adapters of attention matrices and experts are known",
+            )
+        if pair[0].shape[0] != rank:
+            raise CheckpointError(
+                f"{folder}: {key[:160]!a} has rank {pair[0].shape[0]}, {CONFIG} says r {rank}"
             )
         _attach(model, name, pair[0].float(), pair[1].float(), scale, folder)
         count += 1
@@ -143,9 +150,9 @@ def _attach(
     set_weight(model, name, made)
 
 
-def _read(folder: Path) -> tuple[float, dict[str, Tensor], str]:
-    """The scale of an adapter's changes, its tensors, and what they were trained beside, if it
-    says so."""
+def _read(folder: Path) -> tuple[tuple[int, float], dict[str, Tensor], str]:
+    """The rank and the scale of an adapter's changes, its tensors, and what they were trained
+    beside, if it says so."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -155,22 +162,28 @@ def _read(folder: Path) -> tuple[float, dict[str, Tensor], str]:
         raise CheckpointError(
             f"{folder} holds no adapter: {str(error)[:200]}", f"{CONFIG} and {WEIGHTS} make one"
         ) from error
-    return _scale(config, folder), tensors, base
+    return _size(config, folder), tensors, base
 
 
-def _scale(config: Any, folder: Path) -> float:
+def _size(config: Any, folder: Path) -> tuple[int, float]:
+    """Rank, and factor of what is added to a weight."""
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
         raise CheckpointError(f"{folder / CONFIG} describes no LoRA adapter")
     odd = [key for key in _UNKNOWN if config.get(key)]
     if odd:
         raise CheckpointError(f"{folder / CONFIG}: {odd[0]} is not supported")
-    try:
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} lacks r or lora_alpha") from error
-    if rank < 1:
-        raise CheckpointError(f"{folder / CONFIG}: r is {rank}")
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    start = config.get("init_lora_weights")
+    if start not in _START:
+        raise CheckpointError(
+            f"{folder / CONFIG}: init_lora_weights {start!a} changes the base as well",
+            "have PEFT convert it: save_pretrained with path_initial_model_for_weight_conversion",
+        )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        raise CheckpointError(f"{folder / CONFIG}: r is {rank!a}, not a number from 1 on")
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise CheckpointError(f"{folder / CONFIG}: lora_alpha is {alpha!a}, not a number")
+    return rank, alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
 @dataclass(frozen=True, slots=True)

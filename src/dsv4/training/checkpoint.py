@@ -191,7 +191,8 @@ def _put_back(
     if parallel.any_of(began_elsewhere and parallel.rank() == 0):
         raise CheckpointError(
             f"{path} is of a run that began with other weights",
-            "the folder belongs to a run from another model or seed; choose another one",
+            "the folder belongs to a run from another model or seed, or with other adapters (rank, "
+            "alpha, targets); choose another one",
         )
     own_hashes = hashes(training.model)
     if state.get("engram", own_hashes) != own_hashes:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dsv4.data.batches import Batches, Position
-from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.training.answers import Answers, collate, from_batch, hidden_states, micro_batches
 from dsv4.training.distill import reverse_kl
 from dsv4.training.objective import Loss, Objective
 from dsv4.training.rated import Rated, outcomes
 from dsv4.training.rollout_source import RolloutSource
-from dsv4.training.teacher import Teacher
+from dsv4.training.teacher import Teacher, teacher_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +92,15 @@ class OnPolicy(_Distillation):
         return list(self._lessons(self._rated)), Position(position.epoch + 1, 0)
 
     def _lessons(self, rated: Sequence[Rated]) -> Iterator[Lesson]:
-        taught = [self._teacher(one.kind) for one in rated]
+        configs = [teacher.config for teacher in self._teachers]
+        taught = [teacher_of(one.kind, configs) for one in rated]
         for teacher in self._teachers:
-            own = [one.sample for one, by in zip(rated, taught, strict=True) if by is teacher]
+            pairs = zip(rated, taught, strict=True)
+            own = [one.sample for one, by in pairs if by is teacher.config]
             for samples in micro_batches(own, self._batch_tokens):
                 answers = collate(samples)
                 tokens = sum(len(sample.ids) for sample in samples)
                 yield self._lesson(answers, teacher, tokens)
-
-    def _teacher(self, kind: str) -> Teacher:
-        """The first that names the kind, else the first that names nothing."""
-        named = (t for t in self._teachers if t.config.teaches(kind))
-        free = (t for t in self._teachers if not t.config.domains)
-        found = next(named, None) or next(free, None)
-        if found is None:
-            raise UsageError(f"no teacher teaches {kind}", "name one without a task, for the rest")
-        return found
 
 
 class OffPolicy(_Distillation):

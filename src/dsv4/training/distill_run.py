@@ -24,7 +24,7 @@ from dsv4.training.policy import OPTIMIZER, load_policy
 from dsv4.training.precision import training_form
 from dsv4.training.pretrain import Trained
 from dsv4.training.rollout_config import RolloutConfig
-from dsv4.training.teacher import Teacher, TeacherConfig
+from dsv4.training.teacher import Teacher, TeacherConfig, teacher_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class DistillConfig(RunConfig):
             raise UsageError(f"two teachers have one name: {', '.join(names)}")
         if isinstance(self.material, Texts) and len(self.teachers) > 1:
             raise UsageError("texts have one teacher", "distil from the others one after another")
+        if isinstance(self.material, RolloutConfig):
+            asked = {id(teacher_of(kind, self.teachers)) for kind in self.material.questions()}
+            idle = [teacher.name for teacher in self.teachers if id(teacher) not in asked]
+            if idle:
+                raise UsageError(
+                    f"teacher {idle[0]} is never asked: of every question another is the teacher",
+                    "give each the tasks it is to teach, and name those with --task",
+                )
 
 
 def train_distill(

@@ -74,18 +74,19 @@ class GrpoObjective(Objective[RatedBatch]):
         self._settings, self._reference = settings, reference
         self._batch_tokens = batch_tokens
         self._rated: list[Rated] = []  # of a batch that has updates left, group after group
+        self._cuts: list[int] = []  # where the answers of each of its updates begin and end
         self._step: list[Rated] = []  # of the optimizer step under way
 
     def next(self, position: Position, step: int) -> tuple[list[RatedBatch], Position]:
         """Position: (sampled batch, update of it)."""
         settings, number, update = self._settings, position.epoch, position.index
         if update == 0:
-            self._rated = self._source.sample(number)
-        source = self._source
-        cuts = [source.prompts * i // settings.updates for i in range(settings.updates + 1)]
-        first, last = (source.group * cut for cut in cuts[update : update + 2])
+            self._rated, source = self._source.sample(number), self._source
+            parts = settings.updates
+            self._cuts = [source.prompts * i // parts * source.group for i in range(parts + 1)]
+        first, last = self._cuts[update : update + 2]
         self._step = self._rated[first:last]
-        if update + 1 < settings.updates:
+        if last < self._cuts[-1]:
             return self._batches(self._step), Position(number, update + 1)
         self._rated = []
         return self._batches(self._step), Position(number + 1, 0)
@@ -124,10 +125,13 @@ class GrpoObjective(Objective[RatedBatch]):
         return Loss(total, sums, sum(len(rated.sample.ids) for rated in batch.rated))
 
     def state(self) -> dict[str, Tensor]:
-        return pack(self._rated)
+        return pack(self._rated) | {"cuts": torch.tensor(self._cuts)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """A batch that has updates left is dealt to them as it was to be, whatever the settings
+        are now."""
         self._rated = unpack(tensors)
+        self._cuts = tensors["cuts"].tolist() if "cuts" in tensors else []
 
     def _advantage(self, rated: Rated) -> float:
         counts = rated.sample.complete or self._settings.learn_truncated

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dsv4 import parallel
+from dsv4.checkpoint import layout
 from dsv4.model.engram import NgramIndex
+from dsv4.model.transformer import Transformer
+from dsv4.model.weights import Factor, get_factor
 from dsv4.numerics.adapted import Adapted
 from dsv4.numerics.quantized import QuantizedTensor
 
@@ -36,20 +39,23 @@ def hashes(model: nn.Module) -> dict[str, Any] | None:
     return None
 
 
-def base_origin(model: nn.Module) -> str:
-    """The same of a model without its adapters."""
-    inside = {
-        f"{name}.{leaf}" if name else leaf
-        for name, module in model.named_modules()
-        if isinstance(module, Adapted)
-        for leaf in ("lora_A", "lora_B", "scale")
-    }
+def base_origin(model: Transformer) -> str:
+    """A digest of a model's weights without its adapters and its MTP block: their names and shapes
+    and the first numbers of each, whichever layout they were stored in."""
     return _digest(
-        (name.removesuffix(".base"), fact)
-        for path, module in model.named_modules()
-        for name, fact in _parts(path, module)
-        if name not in inside
+        (parameter.name, f"{list(parameter.shape)} {_numbers(get_factor(model, parameter.name))}")
+        for parameter in layout.parameters(layout.without_mtp(model.config))
     )
+
+
+def _numbers(factor: Factor) -> list[str]:
+    """The first numbers of a weight's first row, to two digits."""
+    value = factor.base if isinstance(factor, Adapted) else factor
+    if isinstance(value, QuantizedTensor):
+        value = QuantizedTensor(value.data[:1], value.scale[:1], value.format).dequantize()
+    row = value.detach()[0] if value.dim() > 1 else value.detach()
+    first = row.flatten()[: 2 * SAMPLE]  # as many as FP4 codes in those bytes
+    return [f"{number:.1e}" for number in first.float().tolist()]
 
 
 def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:

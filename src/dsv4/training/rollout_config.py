@@ -10,6 +10,7 @@ from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.tasks.problem import Effort
+from dsv4.tasks.registry import task
 from dsv4.training.policy import stop_ids
 from dsv4.training.rollout import Actor
 from dsv4.training.rollout_source import RolloutSource
@@ -34,6 +35,14 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if min(self.prompts, self.group, self.context) < 1:
             raise UsageError("prompts, answers to each and context are at least 1")
+
+    def questions(self) -> list[str]:
+        """The kinds of questions there are, such as `arithmetic:high`."""
+        return [
+            f"{kind.task}:{effort}"
+            for kind in self.kinds
+            for effort in ((kind.effort,) if kind.effort else task(kind.task).efforts)
+        ]
 
     def source(
         self, model: Transformer, tokenizer: Tokenizer, *, quantised: bool, seed: int, log: Path

@@ -13,6 +13,7 @@ from dsv4.errors import UsageError
 from dsv4.tasks.checks import grade_answer
 from dsv4.tasks.problem import Ask, Effort, Problem
 from dsv4.tasks.registry import generate, task
+from dsv4.training.policy import stop_ids
 from dsv4.training.questions import Question
 
 _TRIES = 100
@@ -101,6 +102,7 @@ class TaskQuestions:
             raise UsageError("there are no questions without a task", "name one")
         self._tokenizer, self._kinds = tokenizer, tuple(kinds)
         self._context, self._limits = context, limits
+        self._stops = stop_ids(tokenizer)
 
     def draw(self, rng: Random) -> Question:
         """Raises UsageError if a task has no problem short enough."""
@@ -127,6 +129,9 @@ class TaskQuestions:
 
     def _grader(self, problem: Problem) -> Callable[[Sequence[int]], float]:
         def score(answer: Sequence[int]) -> float:
+            # One that says the right thing and goes on is not right: stopping is to be learned too.
+            if not answer or answer[-1] not in self._stops:
+                return 0.0
             decoder = self._tokenizer.decoder()
             pieces = [piece for token in answer for piece in decoder.feed(token)]
             spans = [(piece.text, piece.control) for piece in [*pieces, *decoder.finish()]]

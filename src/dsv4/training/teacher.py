@@ -9,6 +9,7 @@ Shapes: M positions, E hidden channels of the teacher, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -33,7 +34,7 @@ class TeacherConfig:
     """A model folder and the questions it is asked about.
 
     domains: tasks, or tasks with an effort; a teacher without any is asked about what no other
-    is. weight: of its divergence in the loss.
+    is (`teacher_of`). weight: of its divergence in the loss.
     """
 
     name: str
@@ -45,11 +46,23 @@ class TeacherConfig:
         if not 0 < self.weight < inf:
             raise UsageError(f"teacher {self.name} has weight {self.weight}", "above 0")
 
-    def teaches(self, kind: str) -> bool:
-        """Whether it is the teacher of questions of a kind such as `arithmetic:high`."""
-        task = kind.partition(":")[0]
-        names = {f"{d.task}:{d.effort}" if d.effort else d.task for d in self.domains}
-        return kind in names or task in names
+    def names(self, kind: str) -> bool:
+        """Whether a kind such as `arithmetic:high`, or a task, is among its domains."""
+        return kind in {f"{d.task}:{d.effort}" if d.effort else d.task for d in self.domains}
+
+
+def teacher_of(kind: str, teachers: Sequence[TeacherConfig]) -> TeacherConfig:
+    """Who is asked about questions of a kind such as `arithmetic:high`: the first that names it,
+    else the first that names its task, else the first that names nothing. Raises UsageError."""
+    task = kind.partition(":")[0]
+    for name in (kind, task):
+        for teacher in teachers:
+            if teacher.names(name):
+                return teacher
+    for teacher in teachers:
+        if not teacher.domains:
+            return teacher
+    raise UsageError(f"no teacher teaches {kind}", "name one without a task, for the rest")
 
 
 class Teacher:

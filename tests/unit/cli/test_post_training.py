@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import torch
 from tests.unit.training.toy_policy import toy_folder
 
 from dsv4 import checkpoint
 from dsv4.cli.main import main
-from dsv4.model.weights import weights
+from dsv4.model.weights import get_weight, weights
 from dsv4.numerics.quantized import QuantizedTensor
 
 SMALL = ["--steps", "1", "--prompts", "2", "--limit", "off=4", "--batch-tokens", "1024"]
@@ -64,6 +65,28 @@ def test_lora_and_its_merge(folder, tmp_path, capsys):
             assert old.data.equal(new.data)
 
 
+def test_two_merges_and_a_base_that_is_another(folder, tmp_path, capsys):
+    """Matrices that the first merge left in bfloat16 stay so in the second."""
+    small = ["--task", "arithmetic=4", "--epochs", 1, "--batch-tokens", 4096, "--rank", 2]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run("lora", folder, one, *small, "--target", "attention") == 0
+    assert "PEFT does not read" not in capsys.readouterr().err
+    merge = ["--touched", "bfloat16", "--adapter"]
+    assert run("export", folder, tmp_path / "first", *merge, one / "adapter") == 0
+    assert run("lora", tmp_path / "first", two, *small, "--target", "experts") == 0
+    assert "PEFT does not read adapters of experts" in capsys.readouterr().err
+    assert run("export", tmp_path / "first", tmp_path / "second", *merge, two / "adapter") == 0
+    first, second = (checkpoint.load(tmp_path / name) for name in ("first", "second"))
+    name = "layers.1.attn.wq_a.weight"
+    kept = get_weight(first, name), get_weight(second, name)
+    assert kept[0].dtype == kept[1].dtype == torch.bfloat16 and torch.equal(*kept)
+
+    assert run("export", folder, tmp_path / "x", "--adapter", two / "adapter") == 4
+    assert "--any-base merges it all the same" in capsys.readouterr().err
+    assert run("export", folder, tmp_path / "x", "--adapter", two / "adapter", "--any-base") == 0
+    assert run("export", folder, tmp_path / "y", "--any-base") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -77,6 +100,14 @@ def test_lora_and_its_merge(folder, tmp_path, capsys):
         (["distill", "--teacher", "math=MODEL"], "nothing to answer"),
         (["distill", "--teacher", "math=MODEL", "--weight", "code=2"], "no teacher called code"),
         (["distill", "--teacher", "math=MODEL", "--files", "x"], "both --corpora and --files"),
+        (
+            ["distill", "--teacher", "m=MODEL", "--weight", "m=1", "--weight", "m=3"],
+            "teacher m has two weights",
+        ),
+        (
+            ["distill", "--teacher", "m=MODEL", "--corpora", ".", "--files", "tasks:arithmetic"],
+            "says no number",
+        ),
         (
             [
                 "distill",
@@ -136,6 +167,12 @@ def refused(folder, out, arguments, capsys):
 def test_several_processes_are_refused(folder, tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "in one process" in refused(folder, tmp_path / "run", arguments, capsys)
+
+
+def test_names_of_files_may_have_an_equals_sign(folder, tmp_path, capsys):
+    files = ["--corpora", tmp_path, "--files", "a=b.jsonl"]
+    assert run("distill", folder, tmp_path / "out", "--teacher", f"m={folder}", *files) == 7
+    assert "no file matches a=b.jsonl" in capsys.readouterr().err
 
 
 def test_export_touches_nothing_without_an_adapter(folder, tmp_path, capsys):

@@ -309,7 +309,9 @@ def test_projections_in_small_blocks_are_exported_as_they_are(
     released: Path, tmp_path: Path
 ) -> None:
     model = checkpoint.load(released, canonical_ids=canonical_ids)
-    checkpoint.export_released(model, tmp_path / "out")
+    otherwise = checkpoint.make_plan(released).otherwise
+    assert set(otherwise.values()) == {FP8_32}
+    checkpoint.export_released(model, tmp_path / "out", otherwise=otherwise)
     (before,), (after,) = released.glob("*.safetensors"), (tmp_path / "out").glob("*.safetensors")
     stored, written = load_file(before), load_file(after)
     assert written.keys() == stored.keys() | {"ngrams.token_map"}

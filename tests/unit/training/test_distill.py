@@ -21,7 +21,7 @@ from dsv4.training.distill_run import DistillConfig, Texts, train_distill
 from dsv4.training.rollout_config import RolloutConfig
 from dsv4.training.schedule import Schedule
 from dsv4.training.task_questions import Kind, Limit
-from dsv4.training.teacher import TeacherConfig
+from dsv4.training.teacher import TeacherConfig, teacher_of
 
 SUMS, STRINGS = Kind("arithmetic", "off"), Kind("strings", "off")
 
@@ -108,6 +108,42 @@ def test_questions_without_a_teacher_are_refused(folders, tmp_path):
     only = (TeacherConfig("sums", folders["sums"], (SUMS,)),)
     with pytest.raises(UsageError, match="no teacher teaches strings:off"):
         train_distill(config(folders, tmp_path, teachers=only))
+
+
+def test_who_is_asked_names_the_question_most_closely(tmp_path):
+    any_sums, hard, rest, other = (
+        TeacherConfig(name, tmp_path, kinds)
+        for name, kinds in (
+            ("any", (Kind("arithmetic"),)),
+            ("hard", (Kind("arithmetic", "high"),)),
+            ("rest", ()),
+            ("other", ()),
+        )
+    )
+    teachers = (any_sums, hard, rest, other)
+    assert teacher_of("arithmetic:high", teachers) is hard
+    assert teacher_of("arithmetic:off", teachers) is any_sums
+    assert teacher_of("strings:off", teachers) is rest
+
+
+@pytest.mark.parametrize(
+    ("more", "idle"),
+    [
+        ([("words", (Kind("strings"),))], "words"),
+        ([("again", (Kind("arithmetic", "off"),))], "again"),
+        ([("rest", ())], "rest"),
+    ],
+)
+def test_a_teacher_whom_no_question_reaches_is_refused(more, idle, tmp_path):
+    sums = TeacherConfig("sums", tmp_path, (Kind("arithmetic"),))
+    first = TeacherConfig("first", tmp_path, (Kind("arithmetic", "off"),))
+    teachers = (sums, first, *(TeacherConfig(name, tmp_path, kinds) for name, kinds in more))
+    material = RolloutConfig((Kind("arithmetic"),), 2, 1)
+    with pytest.raises(UsageError, match=f"teacher {idle} is never asked"):
+        DistillConfig(
+            init=tmp_path, out=tmp_path, teachers=teachers, material=material,
+            schedule=Schedule(1, lr=1e-3, warmup=1),
+        )  # fmt: skip
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(folders, tmp_path):

@@ -97,6 +97,23 @@ def test_a_run_cut_within_a_batch_goes_on_to_the_same_numbers(tmp_path):
     assert len({(end / "weights-00001.safetensors").read_bytes() for end in ends}) == 1
 
 
+@pytest.mark.parametrize("change", [{"updates": 1}, {"prompts": 6}, {"prompts": 3}, {"group": 4}])
+def test_a_batch_is_learned_as_it_was_dealt_whatever_the_sizes_are_now(tmp_path, change):
+    def stop_there(record):
+        if record["step"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not make(tmp_path, 3, updates=2).run(stop_there)
+    make(tmp_path / "whole", 3, updates=2).run()
+    again = make(tmp_path, 3, **{"updates": 2, **change})
+    assert again.resume() and again.step == 1
+    assert again.run()  # a step of the batch that was cut, and one of a batch of the new size
+    assert metrics(tmp_path)[:2] == metrics(tmp_path / "whole")[:2]
+    sizes = {"prompts": 4, "group": 8, "updates": 2, **change}
+    log = (tmp_path / "rollouts" / "000001.jsonl").read_text().splitlines()
+    assert len(log) == sizes["prompts"] * sizes["group"]
+
+
 def test_every_answer_is_written_for_people(tmp_path):
     make(tmp_path, 2).run()
     files = sorted((tmp_path / "rollouts").iterdir())

@@ -139,15 +139,18 @@ def with_another_code(folder):
     return model
 
 
-def test_what_adapters_were_trained_beside_is_told(folder, tmp_path, caplog):
+def test_adapters_stand_beside_the_weights_they_were_trained_with(folder, tmp_path):
     model = changed(folder)
-    save_adapter(model, tmp_path, "base")
+    save_adapter(model, tmp_path / "adapter", "base")
     base = checkpoint.load(folder)
-    assert base_origin(model) == origin(base) == base_origin(base) != origin(model)
-    attach_adapter(base, tmp_path)
-    assert not caplog.records
-    attach_adapter(with_another_code(folder), tmp_path)
-    assert "trained beside other weights" in caplog.text
+    assert base_origin(model) == base_origin(base) and origin(model) != origin(base)
+    attach_adapter(base, tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="trained beside other weights"):
+        attach_adapter(with_another_code(folder), tmp_path / "adapter")
+    attach_adapter(with_another_code(folder), tmp_path / "adapter", any_base=True)
+    # The same weights in another layout are the same ones.
+    checkpoint.export_transformers(checkpoint.load(folder), tmp_path / "same")
+    attach_adapter(checkpoint.load(tmp_path / "same"), tmp_path / "adapter")
 
 
 def test_another_scale_or_another_base_is_another_run(folder):
@@ -172,8 +175,13 @@ def test_scales_are_finite_and_above_0(alpha):
     [
         ({"peft_type": "IA3"}, "no LoRA"),
         ({"use_dora": True}, "use_dora"),
-        ({"r": None}, "lacks r"),
+        ({"r": None}, "r is None"),
         ({"r": 0}, "r is 0"),
+        ({"r": 4.9}, "r is 4.9"),
+        ({"r": 16}, "has rank 4, adapter_config.json says r 16"),
+        ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base"),
+        ({"init_lora_weights": "olora"}, "changes the base"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused(folder, tmp_path, change, message):
@@ -223,6 +231,25 @@ def test_export_leaves_untouched_tensors_as_they_were_to_the_byte(folder, tmp_pa
     error = merge_error(model, checkpoint.load(tmp_path))
     assert error.matrices == len(touched)
     assert 0 < error.error < error.change
+
+
+def test_a_second_merge_leaves_the_first_as_it_was(folder, tmp_path):
+    """Also where the first is stored otherwise than the layout says."""
+    kinds = {"attention": torch.bfloat16, "shared": FP8, "experts": torch.float32}
+    before = folder
+    for target, storage in kinds.items():
+        model = changed(before, (target,))
+        names = [name for name, _ in adapted(model)]
+        otherwise = checkpoint.make_plan(before).otherwise | dict.fromkeys(names, storage)
+        checkpoint.export_released(model, tmp_path / target, otherwise=otherwise)
+        kept, now = stored(before), stored(tmp_path / target)
+        mine = {name.removesuffix(".weight") for name in names}
+        for name, data in kept.items():
+            if name.removesuffix(".weight").removesuffix(".scale") not in mine:
+                assert torch.equal(data, now[name]), name
+        before = tmp_path / target
+    assert {*checkpoint.make_plan(before).otherwise.values()} >= {torch.bfloat16, torch.float32}
+    assert checkpoint.make_plan(folder).otherwise == {}
 
 
 def test_an_adapter_that_does_nothing_exports_the_same_numbers(folder, tmp_path):

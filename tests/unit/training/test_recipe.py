@@ -1,5 +1,7 @@
 """The recipes of the bundled model: settings that fit together."""
 
+import argparse
+import importlib
 import runpy
 import sys
 from dataclasses import replace
@@ -34,6 +36,23 @@ def test_a_scale_is_a_consistent_run(name):
 
 def test_the_gpus_scale_is_the_preset():
     assert runpy.run_path(str(RECIPES / "nano_gpu.py"))["SCALE"].model == preset("nano")
+
+
+def test_all_but_the_first_two_stages_run_where_there_is_no_gpu(tmp_path):
+    scale = runpy.run_path(str(RECIPES / "nano_gpu.py"))["SCALE"]
+    stages = importlib.import_module("nano_stages")
+    args = argparse.Namespace(out=tmp_path, corpora=tmp_path, precision="float32", max_minutes=None)
+    assert stages._texts(scale, args).device == "cuda"
+    assert stages._conversations(scale, args).device == "cuda"
+    assert {stages._copies(name, scale, args).device for name in ("copy-1", "copy")} == {"cpu"}
+
+
+def test_what_is_wrong_is_said_in_a_line(tmp_path, capsys, monkeypatch):
+    arguments = [str(tmp_path / "run"), "--corpora", str(tmp_path), "--prepare"]
+    monkeypatch.setattr(sys, "argv", ["nano_gpu.py", *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(RECIPES / "nano_gpu.py"), run_name="__main__")
+    assert "error: no file matches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])

@@ -9,7 +9,7 @@ from tests.conftest import byte_vocabulary
 from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.errors import UsageError
 from dsv4.tasks.problem import Ask
-from dsv4.tasks.registry import generate
+from dsv4.tasks.registry import TASKS, generate, task
 from dsv4.training.questions import Question
 from dsv4.training.task_questions import LIMITS, Kind, Limit, TaskQuestions, parse_limits
 
@@ -37,8 +37,22 @@ def test_the_reference_answer_earns_the_full_score_less_its_length(tokenizer, ki
 def test_what_is_cut_off_or_opens_another_turn_earns_nothing(tokenizer):
     question = TaskQuestions(tokenizer, [Kind("arithmetic", "high")], context=4096).draw(Random(1))
     assert question.grade(tokenizer.encode("so 3 + 4 is")) == 0.0
+    assert question.grade([]) == 0.0
     user = tokenizer.control_id("<｜User｜>")
     assert question.grade([*tokenizer.encode("5"), user]) == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_right_answer_that_does_not_stop_is_not_right(tokenizer, name):
+    """Or a policy that rambles on after it would have nothing to gain by stopping."""
+    for effort in task(name).efforts:
+        wanted, rng = Kind(name, effort), Random(3)
+        question = TaskQuestions(tokenizer, [wanted], context=1 << 20).draw(Random(3))
+        rng.choices([wanted], [1.0])
+        answer = tokenizer.encode_prompt(generate(name, rng, "train", Ask(effort=effort)).answer())
+        assert question.grade(answer) == 1.0
+        assert question.grade(answer[:-1]) == 0.0
+        assert question.grade([*answer[:-1], *tokenizer.encode(" and so on")]) == 0.0
 
 
 def test_answers_that_earned_nothing_pay_nothing():

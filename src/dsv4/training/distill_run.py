@@ -20,7 +20,7 @@ from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report, Status
 from dsv4.training.objective import Objective
 from dsv4.training.optimizer import OptimizerSettings
-from dsv4.training.policy import OPTIMIZER, load_policy
+from dsv4.training.policy import OPTIMIZER, load_policy, rounded_throughout
 from dsv4.training.precision import training_form
 from dsv4.training.pretrain import Trained
 from dsv4.training.rollout_config import RolloutConfig
@@ -53,6 +53,7 @@ class DistillConfig(RunConfig):
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
+        rounded_throughout(self.quantise_from)
         if not self.teachers:
             raise UsageError("there is nobody to learn from", "name a teacher")
         names = [teacher.name for teacher in self.teachers]
@@ -83,7 +84,7 @@ def train_distill(
     several processes.
     """
     parallel.refuse("distillation")
-    model = load_policy(config.init, quantise=config.quantise_from == 0)
+    model = load_policy(config.init, quantise=rounded_throughout(config.quantise_from))
     freeze(model, config.frozen)
     with training_form(model, config.precision, device=config.device, recompute=config.recompute):
         teachers = [Teacher(teacher, config.init, config.device) for teacher in config.teachers]
@@ -102,7 +103,7 @@ def _objective(
         source = material.source(
             model,
             tokenizer,
-            quantised=config.quantise_from == 0,
+            quantised=rounded_throughout(config.quantise_from),
             seed=config.seed,
             log=config.out / "rollouts",
         )

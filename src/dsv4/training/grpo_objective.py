@@ -81,8 +81,9 @@ class GrpoObjective(Objective[RatedBatch]):
         """Position: (sampled batch, update of it)."""
         settings, number, update = self._settings, position.epoch, position.index
         if update == 0:
-            self._rated, source = self._source.sample(number), self._source
-            parts = settings.updates
+            self._rated = self._source.sample(number)
+        if update == 0 or not self._cuts:
+            source, parts = self._source, settings.updates
             self._cuts = [source.prompts * i // parts * source.group for i in range(parts + 1)]
         first, last = self._cuts[update : update + 2]
         self._step = self._rated[first:last]

@@ -7,6 +7,7 @@ from pathlib import Path
 from dsv4 import checkpoint
 from dsv4.encoding.control import BOS, USER
 from dsv4.encoding.tokenizer import Tokenizer
+from dsv4.errors import UsageError
 from dsv4.model.transformer import Transformer
 from dsv4.training.initial import initial_model
 from dsv4.training.optimizer import OptimizerSettings
@@ -33,6 +34,17 @@ def load_policy(folder: Path, *, quantise: bool) -> Transformer:
 
 ROUTERS = ".ffn.gate."
 """Part of their weights' names. RL keeps them: which experts answer is not what is rewarded."""
+
+
+def rounded_throughout(quantise_from: float) -> bool:
+    """Whether a run samples and trains with rounded weights, from its beginning or never. Raises
+    UsageError for a run that would begin to in between."""
+    if quantise_from not in (0.0, 1.0):
+        raise UsageError(
+            f"weights that are rounded from {quantise_from:g} of the run on",
+            "0 or 1: samples are drawn with the weights that are trained",
+        )
+    return quantise_from == 0.0
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:

@@ -13,7 +13,7 @@ from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import Trainer
 from dsv4.training.metrics import Report, Status
 from dsv4.training.optimizer import OptimizerSettings
-from dsv4.training.policy import OPTIMIZER, ROUTERS, load_policy
+from dsv4.training.policy import OPTIMIZER, ROUTERS, load_policy, rounded_throughout
 from dsv4.training.precision import training_form
 from dsv4.training.pretrain import Trained
 from dsv4.training.rollout_config import RolloutConfig
@@ -24,7 +24,8 @@ class RlConfig(RunConfig):
     """One run. init: model folder to start from, which the KL term holds the policy to.
 
     quantise_from 0 trains, and samples, with weights rounded to the formats the folder will have,
-    so that the exported model is the trained one; 1 does neither.
+    so that the exported model is the trained one but for what that stores in BF16 (the embedding,
+    norms, routers), which export rounds; 1 does neither.
     """
 
     init: Path
@@ -35,6 +36,9 @@ class RlConfig(RunConfig):
     bias_speed: float = 0.0
     quantise_from: float = 0.0
     checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        rounded_throughout(self.quantise_from)
 
 
 def train_rl(
@@ -49,7 +53,7 @@ def train_rl(
     with a vocabulary, UsageError for unknown tasks and settings out of range, or several processes.
     """
     parallel.refuse("reinforcement learning")
-    quantised = config.quantise_from == 0
+    quantised = rounded_throughout(config.quantise_from)
     model = load_policy(config.init, quantise=quantised)
     freeze(model, (ROUTERS, *config.frozen))
     tokenizer = Tokenizer.from_folder(config.init, model.config.vocab_size)

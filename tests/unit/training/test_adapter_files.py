@@ -43,4 +43,4 @@ def test_the_change_is_scaled_as_the_file_says(tmp_path, config, scale):
     assert attach_adapter(model, tmp_path) == 1
     wanted = base + scale * b_OR.double() @ a_RI.double()
     # float32 sums of four terms of size ten
-    torch.testing.assert_close(get_factor(model, NAME).merged().double(), wanted, rtol=0, atol=1e-5)
+    assert float((get_factor(model, NAME).merged() - wanted).abs().max()) < 1e-5

@@ -3,18 +3,22 @@
 import json
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
 from tests.unit.training.toy_policy import STOP, LikesEven, share_of_even, tiny
 
+from dsv4.data.batches import Position
 from dsv4.errors import UsageError
 from dsv4.training.checkpoint import Folder
+from dsv4.training.distill_run import DistillConfig
 from dsv4.training.grpo import Clip
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import LoopSettings, Trainer
 from dsv4.training.optimizer import OptimizerSettings
 from dsv4.training.rated import pack, unpack
+from dsv4.training.rl import RlConfig
 from dsv4.training.rollout import Actor
 from dsv4.training.rollout_source import RolloutSource
 from dsv4.training.schedule import Schedule
@@ -112,6 +116,28 @@ def test_a_batch_is_learned_as_it_was_dealt_whatever_the_sizes_are_now(tmp_path,
     sizes = {"prompts": 4, "group": 8, "updates": 2, **change}
     log = (tmp_path / "rollouts" / "000001.jsonl").read_text().splitlines()
     assert len(log) == sizes["prompts"] * sizes["group"]
+
+
+def test_a_batch_that_an_earlier_version_cut_is_dealt_by_the_settings(tmp_path):
+    trainer = make(tmp_path, 2, updates=2)
+    objective = trainer.objective
+    objective.next(Position(), 0)
+    state = objective.state()
+    again = make(tmp_path / "again", 2, updates=2).objective
+    again.restore({name: tensor for name, tensor in state.items() if name != "cuts"})
+    again.next(Position(0, 1), 1)
+    objective.next(Position(0, 1), 1)
+    assert [one.sample.ids for one in again._step] == [one.sample.ids for one in objective._step]
+
+
+@pytest.mark.parametrize("made", [RlConfig, partial(DistillConfig, teachers=())])
+def test_weights_are_rounded_from_the_beginning_or_never(made, tmp_path):
+    with pytest.raises(UsageError, match=r"rounded from 0\.5"):
+        values = {"rollouts": None} if made is RlConfig else {"material": None}
+        made(
+            init=tmp_path, out=tmp_path, schedule=Schedule(1, lr=1e-3, warmup=1),
+            quantise_from=0.5, **values,
+        )  # fmt: skip
 
 
 def test_every_answer_is_written_for_people(tmp_path):

@@ -2,7 +2,7 @@
 computed them. Learning goes on when one of these is wrong, so the numbers are computed by hand."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -10,13 +10,14 @@ from tests.unit.training.toy_policy import LikesEven, even_share, tiny, toy_fold
 
 from dsv4 import checkpoint
 from dsv4.data.batches import Position
+from dsv4.encoding.tokenizer import Tokenizer
 from dsv4.model.weights import get_weight, set_weight, weights
 from dsv4.numerics.quantized import QuantizedTensor
 from dsv4.training.grpo import Clip
 from dsv4.training.grpo_objective import GrpoObjective, GrpoSettings
 from dsv4.training.loop import LoopSettings, Trainer
 from dsv4.training.optimizer import OptimizerSettings
-from dsv4.training.policy import ROUTERS, load_policy
+from dsv4.training.policy import ROUTERS, load_policy, stop_ids
 from dsv4.training.rl import RlConfig, train_rl
 from dsv4.training.rollout import Actor, Ask
 from dsv4.training.rollout_config import RolloutConfig
@@ -220,10 +221,11 @@ class Watched:
         return [replace(sample, complete=True) for sample in drawn]
 
 
+@dataclass(frozen=True)
 class WatchedRollouts(RolloutConfig):
     """Rollouts as they are, but for questions that random weights earn something with."""
 
-    heard = property(lambda self: self.__dict__.setdefault("heard", []))
+    heard: list = field(default_factory=list)
 
     def source(self, *args, **kwargs):
         made = super().source(*args, **kwargs)
@@ -236,10 +238,10 @@ def folder(tmp_path_factory):
     return toy_folder(tmp_path_factory.mktemp("rl") / "model")
 
 
-def train(folder, out, steps=1, **values):
+def train(folder, out, steps=1, lr=1e-2, **values):
     """The model after so many steps in all, and (asks, answers) of those that were done now."""
     rollouts = WatchedRollouts((Kind("arithmetic", "off"),), prompts=2, group=4)
-    schedule = Schedule(steps, lr=1e-2, warmup=1, decay=0.0)
+    schedule = Schedule(steps, lr=lr, warmup=1, decay=0.0)
     settings = {"grpo": GrpoSettings(clip=Clip(beta=0.0)), **values}
     result = train_rl(
         RlConfig(init=folder, out=out, rollouts=rollouts, schedule=schedule, **settings)
@@ -263,15 +265,13 @@ def test_routers_stay_and_so_does_what_else_is_to_be_frozen(folder, begun):
     kept = {name for name in before if ROUTERS in name or "attn.wkv" in name}
     assert {"layers.2.ffn.gate.weight", "layers.2.attn.wkv.weight"} <= kept
     assert not differ & kept
-    assert {
-        "head.weight",
-        "layers.2.attn.wq_a.weight",
-        "layers.2.ffn.experts.0.w1.weight",
-    } <= differ
+    assert {"head.weight", "layers.2.attn.wq_a.weight"} <= differ
+    assert any(".ffn.experts." in name for name in differ)
 
 
-def logprobs(model, asks):
-    return [sample.logprobs for sample in Actor(model, frozenset(), {}).sample(asks)]
+def logprobs(model, asks, folder):
+    ends = stop_ids(Tokenizer.from_folder(folder))
+    return [sample.logprobs for sample in Actor(model, ends, {}).sample(asks)]
 
 
 def with_plain_weights(folder, model):
@@ -295,12 +295,24 @@ def test_answers_are_drawn_by_the_model_that_is_exported(folder, begun, tmp_path
         with_plain_weights(tmp_path, model),
     )
     for (asks, drawn), exported in zip((*first, *second), served, strict=True):
-        assert [sample.logprobs for sample in drawn] == logprobs(exported, asks)
+        assert [sample.logprobs for sample in drawn] == logprobs(exported, asks, folder)
     asks, drawn = second[0]
-    assert [sample.logprobs for sample in drawn] != logprobs(model, asks)
+    assert [sample.logprobs for sample in drawn] != logprobs(model, asks, folder)
 
 
 def test_answers_are_drawn_by_what_is_trained_if_nothing_is_to_be_rounded(folder, tmp_path):
     model, _ = train(folder, tmp_path, quantise_from=1.0)
     _, [(asks, drawn)] = train(folder, tmp_path, steps=2, quantise_from=1.0)
-    assert [sample.logprobs for sample in drawn] == logprobs(model, asks)
+    assert [sample.logprobs for sample in drawn] == logprobs(model, asks, folder)
+
+
+def test_a_small_step_leaves_the_scales_of_the_folder(folder, tmp_path):
+    """Masters begin where they round to what is stored and stay there; else the least growth of
+    the largest value of a block would double its scale, and round all the others anew."""
+    model, _ = train(folder, tmp_path / "run", lr=1e-7)
+    checkpoint.export_released(model, tmp_path / "exported")
+    before, after = (dict(weights(checkpoint.load(f))) for f in (folder, tmp_path / "exported"))
+    assert not torch.equal(model.head.weight, load_policy(folder, quantise=True).head.weight)
+    for name, value in before.items():
+        if isinstance(value, QuantizedTensor):
+            assert torch.equal(value.scales(), after[name].scales()), name

@@ -57,7 +57,8 @@ def export(
     """Rewrite a model folder in another layout, or with an adapter merged.
 
     `released` is the layout of the official folders, `transformers` the one that
-    DeepseekV4ForCausalLM loads (float32, without the MTP block).
+    DeepseekV4ForCausalLM loads (float32, without the MTP block). From `released` to
+    `released` every tensor keeps the format it has.
 
     A merged adapter changes the matrices it belongs to and no other tensor. Rounding to FP4 or FP8
     swallows small changes: what is lost is shown, and --touched stores these matrices otherwise,

@@ -181,7 +181,7 @@ def _size(config: Any, folder: Path) -> tuple[int, float]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise CheckpointError(f"{folder / CONFIG}: r is {rank!a}, not a number from 1 on")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckpointError(f"{folder / CONFIG}: lora_alpha is {alpha!a}, not a number")
     return rank, alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 

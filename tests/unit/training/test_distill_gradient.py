@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tests.unit.training.toy_policy import toy_folder
+from tests.unit.training.toy_policy import Given, toy_folder
 
 from dsv4.data.batches import Batch, Position
 from dsv4.numerics.policy import EXACT
@@ -21,17 +21,6 @@ from dsv4.training.teacher import Teacher, TeacherConfig
 FEW, ALL = 24, 4096
 """Ids of a micro-batch: one or two answers, and all of a teacher's."""
 KINDS = ("arithmetic:off", "strings:off", "strings:off", "arithmetic:off", "strings:off")
-
-
-class Given:
-    """Stands in for an `Actor`: gives answers that were drawn before."""
-
-    def __init__(self, samples):
-        self.samples = samples
-
-    def sample(self, asks, temperature=1.0):
-        assert len(asks) == len(self.samples)
-        return self.samples
 
 
 class ByTurns:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from tests.unit.training.toy_policy import LikesEven, even_share, tiny, toy_folder
+from tests.unit.training.toy_policy import Given, LikesEven, even_share, tiny, toy_folder
 
 from dsv4 import checkpoint
 from dsv4.data.batches import Position
@@ -31,17 +31,6 @@ FEW, ALL = 24, 4096
 """Ids of a micro-batch: one or two answers, and all of them."""
 CLIP = Clip(low=0.05, high=0.05, beta=0.0, delta=0.02)
 """Narrow, so that the weights of `moved` are beyond it for some ids and answers."""
-
-
-class Given:
-    """Stands in for an `Actor`: gives answers that were drawn before."""
-
-    def __init__(self, samples):
-        self.samples = samples
-
-    def sample(self, asks, temperature=1.0):
-        assert len(asks) == len(self.samples)
-        return self.samples
 
 
 class OneIsEasy(LikesEven):

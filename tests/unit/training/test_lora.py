@@ -180,6 +180,7 @@ def test_scales_are_finite_and_above_0(alpha):
         ({"r": 4.9}, "r is 4.9"),
         ({"r": 16}, "has rank 4, adapter_config.json says r 16"),
         ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"lora_alpha": True}, "lora_alpha is True"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base"),
         ({"init_lora_weights": "olora"}, "changes the base"),
     ],
